@@ -1,0 +1,1 @@
+"""GPU descriptions, cross-compilation and resource reports; knows nothing of the compiler."""

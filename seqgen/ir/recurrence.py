@@ -14,8 +14,9 @@ Names of values (``Ref.name``):
   version has the state's name and earlier ones ``S_1``, ``S_2``, ...; micro-steps append ``_m0``,
   ``_m1``, ...
 
-``prev(x)`` of an input or a ``let`` has become a delay state ``prev_x`` and ``position()`` a delay
-state ``position``: they are ordinary states here, listed last, with ``delay=True``.
+``prev(x)`` of an input or a ``let`` has become a delay state ``prev_x`` (two tokens back:
+``prev2_x``) and ``position()`` a delay state ``position``: they are ordinary states here, listed
+last, with ``delay=True``; their incoming value has the state's own name.
 Several declared tensors never share a value name, so one dictionary holds them all.
 """
 
@@ -74,7 +75,7 @@ class State:
     @property
     def incoming(self) -> str:
         """Name of the value this state has before the token."""
-        return f"{self.name}_prev"
+        return self.name if self.delay else f"{self.name}_prev"
 
 
 @dataclass(frozen=True)

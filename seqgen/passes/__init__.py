@@ -1,0 +1,1 @@
+"""Spec -> IR and IR -> IR: lowering, simplification, structure, differentiation, ranges."""

@@ -1,0 +1,1 @@
+"""Float64 interpreters of the IR in PyTorch, and error measures."""

@@ -1,0 +1,1 @@
+"""Plan -> source text: Jinja environment, formatting, provenance."""

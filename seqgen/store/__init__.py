@@ -1,0 +1,1 @@
+"""The tuning store: SQLAlchemy models, queries and JSONL exchange."""

@@ -1,0 +1,1 @@
+"""Search space, benchmark protocol, correctness gate and the study that picks a configuration."""
