@@ -17,17 +17,32 @@ class Expression:
     """One expression of the language, parsed (by Python's own grammar) but not yet typed.
 
     ``tree`` holds only node kinds that ``spec.expressions`` allows. ``span`` covers ``text``;
-    ``node_span`` finds the place of one node inside it.
+    ``node_span`` finds the place of one node inside it. ``lines`` has the span of each line of an
+    expression written over several; ``text`` then joins them by one space each.
     """
 
     text: str
     tree: ast.expr
     span: Span
+    lines: tuple[Span, ...] = ()
 
     def node_span(self, node: ast.expr) -> Span:
-        """Where ``node`` stands in the user's file."""
+        """Where ``node`` stands in the user's file (its first line, if it has several)."""
         end = node.end_col_offset if node.end_col_offset is not None else node.col_offset + 1
-        return self.span.inside(node.col_offset, end - node.col_offset)
+        return self.span_of(node.col_offset, end)
+
+    def span_of(self, start: int, end: int) -> Span:
+        """Where columns ``start`` to ``end`` (exclusive) of ``text`` stand in the user's file."""
+        return place(self.lines or (self.span,), start, end)
+
+
+def place(lines: tuple[Span, ...], start: int, end: int) -> Span:
+    """The span of ``start`` to ``end`` in the text that joins ``lines`` by one space each."""
+    for line in lines[:-1]:
+        if start <= line.length:
+            return line.inside(start, min(end, line.length) - start)
+        start, end = start - line.length - 1, end - line.length - 1
+    return lines[-1].inside(start, end - start)
 
 
 @dataclass(frozen=True)
