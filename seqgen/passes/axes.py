@@ -112,12 +112,13 @@ def split_axes(recurrence: Recurrence) -> AxisPlan:
     for node in nodes:
         for axis in _mixed_axes(node):
             reasons.setdefault(axis, node)
-    for axis in recurrence.axes:
-        if axis.fixed and axis.name in used:
-            reasons.setdefault(axis.name, None)
-    for parent in recurrence.axes:
-        children = [a.name for a in recurrence.axes if a.parent == parent.name and a.name in used]
-        family = [parent.name, *children]
+    for declared in recurrence.axes:
+        if declared.fixed and declared.name in used:
+            reasons.setdefault(declared.name, None)
+    for declared in recurrence.axes:
+        children = [a.name for a in recurrence.axes if a.parent == declared.name]
+        children = [name for name in children if name in used]
+        family = [declared.name, *children]
         cause = next((reasons[name] for name in family if name in reasons), None)
         if len(children) > 1 or any(name in reasons for name in family):
             for name in family:
@@ -127,9 +128,9 @@ def split_axes(recurrence: Recurrence) -> AxisPlan:
     names = tuple(axis.name for axis in recurrence.axes if axis.name in used)
     free = tuple(name for name in names if name not in reasons)
     parents = {
-        parent: axis.name
+        axis.parent: axis.name
         for axis in recurrence.axes
-        if axis.name in free and (parent := axis.parent) is not None
+        if axis.name in free and axis.parent is not None
     }
     plan = AxisPlan(
         grid=tuple(name for name in free if name not in parents),
@@ -141,9 +142,11 @@ def split_axes(recurrence: Recurrence) -> AxisPlan:
     for leaf in recurrence.leaves():
         if leaf.name in leaves and (missing := plan.missing(leaf.axes)):
             partial.append((leaf.name, missing))
-    for item in (*recurrence.outputs, *recurrence.states):
-        if missing := plan.missing(item.axes):
-            once.append((item.name, missing))
+    results = [(output.name, output.axes) for output in recurrence.outputs]
+    results += [(state.name, state.axes) for state in recurrence.states]
+    for name, axes in results:
+        if missing := plan.missing(axes):
+            once.append((name, missing))
     return AxisPlan(
         plan.grid, plan.coupled, plan.parents, tuple(partial), tuple(once), plan.reasons
     )
