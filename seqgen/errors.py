@@ -22,9 +22,23 @@ class Span:
     source: str
     """The text of the whole line, without its newline."""
 
+    @property
+    def text(self) -> str:
+        """What stands in this place."""
+        return self.source[self.column - 1 : self.column - 1 + self.length]
+
     def inside(self, offset: int, length: int) -> Span:
         """The part of this span that starts ``offset`` columns after its start."""
         return Span(self.file, self.line, self.column + offset, max(length, 1), self.source)
+
+    def window(self, width: int = 160) -> tuple[str, int, int]:
+        """Line, column and length as a message shows them: of a very long line, the piece here."""
+        length = min(self.length, width // 2)
+        if len(self.source) <= width:
+            return self.source, self.column, length
+        start = max(self.column - 1 - width // 4, 0)
+        piece = self.source[start : start + width]
+        return "... " * (start > 0) + piece, self.column - start + 4 * (start > 0), length
 
 
 class SeqgenError(Exception):
@@ -73,9 +87,10 @@ class SpecError(SeqgenError):
         if self.span is not None:
             number = str(self.span.line)
             gutter = " " * len(number)
-            caret = " " * (self.span.column - 1) + "^" * self.span.length
+            source, column, length = self.span.window()
+            caret = " " * (column - 1) + "^" * length
             lines.append(f'  File "{self.span.file}", line {number}')
-            lines.append(f"    {number} | {self.span.source}")
+            lines.append(f"    {number} | {source}")
             lines.append(f"    {gutter} | {caret} {self.label}".rstrip())
         lines += [f"  Note: {note}" for note in self.notes]
         if self.hint:

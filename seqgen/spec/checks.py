@@ -21,6 +21,8 @@ FAMILIES = ("scan", "linear", "delta", "dplr")
 DTYPES = ("float32",)
 CHUNKS = (16, 32, 64, 128, 256)
 
+MAX_SIZE = 65536
+
 UNDECLARED_SIZE = 16
 """Default size of an axis that tensors name but ``axes`` does not list (heads, mostly)."""
 
@@ -111,6 +113,26 @@ def check_chunk(size: int, span: Span) -> None:
         raise SpecError(
             f"A chunk cannot have {size} tokens.", span, hint=f"Write auto, or one of {choices}."
         )
+
+
+def check_size(size: int, name: str, span: Span) -> None:
+    """The default size of an axis is one that a tensor can have."""
+    if not 1 <= size <= MAX_SIZE:
+        raise SpecError(f"The size of axis '{name}' must be 1 to {MAX_SIZE}.", span)
+
+
+def check_relation(
+    name: str, groups_of: str | None, same_as: str | None, size: int | None, span: Span
+) -> None:
+    """An axis has one relation, not to itself, and no size where the relation gives it."""
+    if groups_of is not None and same_as is not None:
+        raise SpecError(f"Axis '{name}' is either 'groups_of' or 'same_as' another axis.", span)
+    if same_as is not None and size is not None:
+        raise SpecError(f"Axis '{name}' has the size of '{same_as}' and no other.", span)
+    if name in (groups_of, same_as):
+        raise SpecError(f"Axis '{name}' cannot be related to itself.", span)
+    if size is not None:
+        check_size(size, name, span)
 
 
 def check_axes(axes: tuple[tuple[str, Span], ...]) -> None:

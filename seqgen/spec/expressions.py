@@ -11,8 +11,10 @@ import math
 import re
 
 from seqgen.errors import Span, SpecError, did_you_mean
+from seqgen.spec.checks import check_name
 from seqgen.spec.functions import FUNCTIONS
-from seqgen.spec.model import Expression, place
+from seqgen.spec.model import Assign, Expression, place
+from seqgen.spec.tokens import check_tokens
 
 MAX_LENGTH = 2000
 MAX_DEPTH = 60
@@ -22,39 +24,9 @@ _OPERATORS: tuple[type[ast.AST], ...] = (
     *(ast.And, ast.Or, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq),
 )
 
-_FORBIDDEN_CHARACTERS = {
-    "@": "Products of axes are written with names: sum(k * S, K).",
-    "[": "There are no indices: axes have names, and sum(x, K) contracts one.",
-    "]": "There are no indices: axes have names, and sum(x, K) contracts one.",
-    "{": "Use round brackets.",
-    "}": "Use round brackets.",
-    "^": "A power is written x ** 2.",
-    "&": "Write 'and'.",
-    "|": "Write 'or'.",
-    "~": "Write 'not'.",
-    ";": "One expression stands on one line.",
-    "#": "Write the comment outside the expression.",
-    "\\": "An expression may simply go on in the next line.",
-    "'": "There are no strings in the language.",
-    '"': "There are no strings in the language.",
-}
-
-_NODE_WORDS: dict[type[ast.AST], tuple[str, str]] = {
-    ast.Attribute: ("A dot", "Functions stand on their own: write exp(x), not torch.exp(x)."),
-    ast.Tuple: ("A tuple", "Write one expression; several axes go into one call: sum(x, K, V)."),
-    ast.Lambda: ("'lambda'", "Give the value a name in 'let' or 'update'."),
-    ast.NamedExpr: ("':='", "Give the value a name in 'let' or 'update'."),
-    ast.Starred: ("'*' in front of an argument", "List the arguments one by one."),
+_FOREIGN: dict[type[ast.AST], tuple[str, str]] = {
+    ast.Tuple: ("A list of values", "Several axes go into one call: sum(x, K, V)."),
     ast.FloorDiv: ("'//'", "Use '/'."),
-    ast.Is: ("'is'", "Use '=='."),
-    ast.IsNot: ("'is not'", "Use '!='."),
-    ast.In: ("'in'", ""),
-    ast.NotIn: ("'not in'", ""),
-    ast.LShift: ("'<<'", ""),
-    ast.RShift: ("'>>'", ""),
-    ast.Await: ("'await'", ""),
-    ast.Yield: ("'yield'", ""),
-    ast.YieldFrom: ("'yield'", ""),
 }
 
 
@@ -79,42 +51,39 @@ def parse_expression(text: str, span: Span, lines: tuple[Span, ...] = ()) -> Exp
             place(places, 0, 1),
             hint="Give its parts names in 'let' or 'update'.",
         )
-    _check_characters(text, places)
-    _check_brackets(text, places)
+    depth = check_tokens(text, places)
+    if depth > MAX_DEPTH:
+        raise _too_deep(place(places, 0, 1))
     tree = _parse(text, places)
     expression = Expression(text, tree, span, lines)
     _check_node(expression, tree, 1)
     return expression
 
 
-def _check_characters(text: str, places: tuple[Span, ...]) -> None:
-    for match in re.finditer(r"[^\w\s+\-*/%().,=<>!:]|[^\x20-\x7e]", text):
-        character = match.group()
-        if character.isalpha():
-            message = f"Names are written with the letters a to z: {character!r} is none of them."
-        else:
-            message = f"{character!r} is not part of the language."
-        raise SpecError(
-            message,
-            place(places, match.start(), match.end()),
-            hint=_FORBIDDEN_CHARACTERS.get(character, ""),
-        )
+def parse_lines(lines: tuple[Span, ...]) -> Expression:
+    """The syntax tree of the expression that fills ``lines``."""
+    text = " ".join(line.text for line in lines)
+    return parse_expression(text, lines[0], lines if len(lines) > 1 else ())
 
 
-def _check_brackets(text: str, places: tuple[Span, ...]) -> None:
-    """Also bounds the depth, before Python's parser has to."""
-    opened: list[int] = []
-    for column, character in enumerate(text):
-        if character == "(":
-            opened.append(column)
-            if len(opened) > MAX_DEPTH:
-                raise _too_deep(place(places, column, column + 1))
-        elif character == ")":
-            if not opened:
-                raise SpecError("This bracket closes nothing.", place(places, column, column + 1))
-            opened.pop()
-    if opened:
-        raise SpecError("This bracket is never closed.", place(places, opened[-1], opened[-1] + 1))
+def parse_statement(lines: tuple[Span, ...]) -> Assign:
+    """The assignment ``name = expression`` that fills ``lines``; '=' stands in the first one.
+
+    Raises:
+        SpecError: at the smallest place that is wrong.
+    """
+    first = lines[0]
+    match = re.match(r"([^=<>!()+*/%,-]*?)\s*=(?!=)\s*", first.text)
+    if match is None:
+        raise SpecError("A statement is 'name = expression'.", first, hint="Write 'S = ...'.")
+    name, start = match[1], match.end()
+    target = first.inside(0, len(name))
+    check_name(name, target, "The target of an assignment")
+    rest = first.inside(start, first.length - start)
+    values = lines[1:] if start == first.length else (rest, *lines[1:])
+    if not values:
+        raise SpecError("There is no expression here.", rest, label="nothing to compute")
+    return Assign(name, parse_lines(values), target)
 
 
 def _too_deep(span: Span) -> SpecError:
@@ -128,22 +97,10 @@ def _too_deep(span: Span) -> SpecError:
 def _parse(text: str, places: tuple[Span, ...]) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
-    except SyntaxError as error:
-        column = min(max((error.offset or 1) - 1, 0), len(text))
+    except SyntaxError:
+        raise SpecError("This is not an expression.", place(places, 0, len(text))) from None
     except (RecursionError, MemoryError):
         raise _too_deep(place(places, 0, 1)) from None
-    if not text[column:].strip():
-        raise SpecError("The expression ends too early.", place(places, len(text), len(text) + 1))
-    lone = re.match(r"=(?!=)", text[column:])
-    if lone:
-        raise SpecError(
-            "'=' stands only once in a line, behind the name that is assigned.",
-            place(places, column, column + 1),
-            hint="A comparison is written '=='.",
-        )
-    raise SpecError(
-        "The expression cannot be read from here on.", place(places, column, column + 1)
-    )
 
 
 def _check_node(expression: Expression, node: ast.expr, depth: int) -> None:
@@ -194,12 +151,7 @@ def _check_call(expression: Expression, node: ast.Call) -> list[ast.expr]:
     """Checks the form of a call and returns its operands."""
     span = expression.node_span(node.func)
     if not isinstance(node.func, ast.Name):
-        if isinstance(node.func, ast.Attribute):
-            raise _foreign(node.func, span)
         raise SpecError("Only a function can be called.", span, hint="A product needs a '*'.")
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise SpecError("'**' in front of an argument is not part of the language.", span)
     if node.func.id not in FUNCTIONS:
         hint = did_you_mean(node.func.id, FUNCTIONS)
         raise SpecError(
@@ -216,10 +168,7 @@ def _check_operator(operator: ast.AST, span: Span) -> None:
 
 
 def _check_number(node: ast.Constant, span: Span) -> None:
-    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-        raise SpecError(
-            f"{node.value!r} is not a number.", span, hint="Numbers are real: 0.5, 1e-6."
-        )
+    assert isinstance(node.value, int | float)  # the only constants that pass check_tokens
     try:
         finite = math.isfinite(float(node.value))
     except OverflowError:
@@ -229,5 +178,5 @@ def _check_number(node: ast.Constant, span: Span) -> None:
 
 
 def _foreign(node: ast.AST, span: Span) -> SpecError:
-    words, hint = _NODE_WORDS.get(type(node), ("This", ""))
+    words, hint = _FOREIGN.get(type(node), ("This", ""))
     return SpecError(f"{words} is not part of the language.", span, hint=hint)

@@ -11,7 +11,7 @@ import yaml
 
 from seqgen.errors import Span, SpecError, did_you_mean
 from seqgen.spec import checks
-from seqgen.spec.expressions import parse_expression
+from seqgen.spec.expressions import parse_lines, parse_statement
 from seqgen.spec.model import (
     Assign,
     AxisDecl,
@@ -118,19 +118,17 @@ class _Reader:
     def expression(self, node: yaml.Node, what: str) -> Expression:
         self.source.word(node, what)
         assert isinstance(node, yaml.ScalarNode)
-        return self.parse(self.source.text_lines(node), node)
-
-    def parse(self, lines: tuple[Span, ...], node: yaml.ScalarNode) -> Expression:
-        text = " ".join(_text(line) for line in lines)
         try:
-            return parse_expression(text, lines[0], lines if len(lines) > 1 else ())
+            return parse_lines(self.source.text_lines(node))
         except SpecError as error:
-            # In { } and [ ] a comma ends an unquoted value, wherever it stands.
-            line = self.source.lines[node.end_mark.line]
-            after = line[node.end_mark.column :].lstrip()[:1]
-            if node.style is None and text.count("(") > text.count(")") and after == ",":
-                error.hint = "Put the expression in quotes: inside { } and [ ] a comma ends it."
+            self.hint_at_quotes(error, node)
             raise
+
+    def hint_at_quotes(self, error: SpecError, node: yaml.ScalarNode) -> None:
+        """Inside { } and [ ] a comma ends an unquoted value, in the middle of a call, too."""
+        after = self.source.lines[node.end_mark.line][node.end_mark.column :].lstrip()[:1]
+        if node.style is None and after == "," and node.value.count("(") > node.value.count(")"):
+            error.hint = "Put the expression in quotes: inside { } and [ ] a comma ends it."
 
     def axes_of(self, node: yaml.Node, what: str) -> tuple[str, ...]:
         src = self.source
@@ -155,39 +153,24 @@ class _Reader:
         checks.check_name(name, span, "An axis")
         if isinstance(node, yaml.MappingNode):
             keys = self.fields(node, f"Axis '{name}'", ["groups_of", "same_as", "size"])
-            if "groups_of" in keys and "same_as" in keys:
-                raise SpecError(
-                    f"Axis '{name}' is either 'groups_of' or 'same_as' another axis.",
-                    keys["same_as"].key_span,
-                )
-            if "same_as" in keys and "size" in keys:
-                raise SpecError(
-                    f"The size of axis '{name}' is that of another axis.", keys["size"].key_span
-                )
-            related = {}
-            for key in ("groups_of", "same_as"):
-                if key in keys:
-                    related[key] = src.word(keys[key].value, f"'{key}'")
-                    other = src.span(keys[key].value)
-                    checks.check_name(related[key], other, "An axis")
-                    if related[key] == name:
-                        raise SpecError(f"Axis '{name}' cannot be related to itself.", other)
-                    self.uses.append((related[key], other))
-            size = self.size(keys["size"].value, name) if "size" in keys else None
-            return AxisDecl(name, span, size, related.get("groups_of"), related.get("same_as"))
+            size = src.whole(keys["size"].value, "'size'") if "size" in keys else None
+            others = {key: self.other_axis(keys.get(key)) for key in ("groups_of", "same_as")}
+            checks.check_relation(name, others["groups_of"], others["same_as"], size, span)
+            return AxisDecl(name, span, size, others["groups_of"], others["same_as"])
         text = src.word(node, f"Axis '{name}'")
         if re.fullmatch(r"[\d_]+|[+-].*|[\d.]+|[\d.]+e.*", text):
-            return AxisDecl(name, span, self.size(node, name))
-        derived = self.expression(node, f"Axis '{name}'")
-        return AxisDecl(name, span, derived=derived)
+            size = src.whole(node, f"The size of axis '{name}'")
+            checks.check_size(size, name, src.span(node))
+            return AxisDecl(name, span, size)
+        return AxisDecl(name, span, derived=self.expression(node, f"Axis '{name}'"))
 
-    def size(self, node: yaml.Node, name: str) -> int:
-        size = self.source.whole(node, f"The size of axis '{name}'")
-        if not 1 <= size <= 65536:
-            raise SpecError(
-                f"The size of axis '{name}' must be 1 to 65536.", self.source.span(node)
-            )
-        return size
+    def other_axis(self, entry: Entry | None) -> str | None:
+        if entry is None:
+            return None
+        name, span = self.source.word(entry.value, f"'{entry.key}'"), self.source.span(entry.value)
+        checks.check_name(name, span, "An axis")
+        self.uses.append((name, span))
+        return name
 
     def tensor(self, entry: Entry, kind: str) -> TensorDecl:
         src, name, span, node = self.source, entry.key, entry.key_span, entry.value
@@ -287,22 +270,13 @@ class _Reader:
         return Repeat(axis, tuple(self.statement(item) for item in body), span)
 
     def statement(self, node: yaml.Node) -> Assign:
-        """``name = expression``; the name and '=' stand in the first line."""
         self.source.word(node, "A statement")
         assert isinstance(node, yaml.ScalarNode)
-        lines = self.source.text_lines(node)
-        match = re.match(r"([^=<>!()+*/%,-]*?)\s*=(?!=)\s*", _text(lines[0]))
-        if match is None:
-            raise SpecError(
-                "A statement is 'name = expression'.", lines[0], hint="Write 'S = ...'."
-            )
-        name = match[1]
-        checks.check_name(name, lines[0].inside(0, len(name)), "The target of an assignment")
-        rest = lines[0].inside(match.end(), lines[0].length - match.end())
-        values = ((rest,) if _text(lines[0])[match.end() :] else ()) + lines[1:]
-        if not values:
-            raise SpecError("There is no expression here.", rest, label="nothing to compute")
-        return Assign(name, self.parse(values, node), lines[0].inside(0, len(name)))
+        try:
+            return parse_statement(self.source.text_lines(node))
+        except SpecError as error:
+            self.hint_at_quotes(error, node)
+            raise
 
     def output(self, entry: Entry) -> OutputDecl:
         name, span, node = entry.key, entry.key_span, entry.value
@@ -338,7 +312,3 @@ class _Reader:
         word, span = self.source.word(entry.value, "'require'"), self.source.span(entry.value)
         checks.check_choice(word, checks.FAMILIES, span, "family")
         return word, span
-
-
-def _text(line: Span) -> str:
-    return line.source[line.column - 1 : line.column - 1 + line.length]

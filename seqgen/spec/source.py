@@ -17,6 +17,8 @@ from seqgen.errors import Span, SpecError, UsageError, did_you_mean
 
 MAX_BYTES = 256 * 1024
 
+_BREAKS = "\r\n|[\n\r\x85\u2028\u2029]"  # the line breaks of YAML
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -85,8 +87,8 @@ class Source:
 
     def __init__(self, text: str, file: str) -> None:
         self.file = file
-        # The line breaks of YAML; a tab counts as one column so that carets stand right.
-        self.lines = re.split("\r\n|[\n\r\x85\u2028\u2029]", text.replace("\t", " "))
+        # A tab counts as one column so that carets stand right.
+        self.lines = re.split(_BREAKS, text.replace("\t", " "))
         self.text = text
 
     def compose(self) -> yaml.Node:
@@ -104,10 +106,10 @@ class Source:
             hint = hint or "Quote a value that begins with '!'."
             raise SpecError(refused.message, span, hint=hint) from None
         except yaml.reader.ReaderError as error:
-            before = re.split("\r\n|[\n\r\x85\u2028\u2029]", self.text[: error.position])
+            line = len(re.split(_BREAKS, self.text[: error.position]))
+            code = ord(self.text[error.position])
             raise SpecError(
-                f"{self.file} is not a text file (line {len(before)} has the character "
-                f"U+{ord(str(error.character)):04X})."
+                f"{self.file} is not a text file (line {line} has the character U+{code:04X})."
             ) from None
         except yaml.MarkedYAMLError as error:
             raise self._syntax_error(error) from None
@@ -168,7 +170,7 @@ class Source:
             if piece.strip():
                 begin += len(piece) - len(piece.lstrip())
                 spans.append(Span(self.file, number + 1, begin + 1, len(piece.strip()), line))
-        written = "".join(s.source[s.column - 1 : s.column - 1 + s.length] for s in spans)
+        written = "".join(s.text for s in spans)
         if "".join(written.split()) != "".join(node.value.split()):
             raise SpecError("Write this value without escapes.", self.span(node))
         return tuple(spans)
