@@ -1,0 +1,69 @@
+"""The plan of a whole generated file: header, configurations, kernels, PyTorch side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from seqgen import __version__
+from seqgen.ir.printer import spec_hash
+from seqgen.ir.recurrence import Recurrence
+from seqgen.plan.op import OpPlan, plan_op
+from seqgen.plan.schedule import SchedulePlan
+
+Entry = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class ModulePlan:
+    """Everything that templates/module.py.jinja places."""
+
+    name: str
+    about: str
+    version: str
+    origin: str
+    spec_hash: str
+    family: str
+    gpu: str
+    schedule: SchedulePlan
+    op: OpPlan
+    configs: tuple[tuple[str, tuple[str, ...]], ...]
+    """(kernel, one line of Python per entry)."""
+
+    @property
+    def equations(self) -> tuple[str, ...]:
+        return self.op.equations
+
+
+def plan_module(
+    recurrence: Recurrence,
+    family: str,
+    schedule: SchedulePlan,
+    gpu: str,
+    tuned: Mapping[str, Sequence[Entry]],
+) -> ModulePlan:
+    """The plan of the file for ``recurrence``.
+
+    Args:
+        recurrence: the operator.
+        family: what the structure pass found, for the header.
+        schedule: kernels and calls.
+        gpu: name of the GPU that the configurations are for.
+        tuned: entries of CONFIGS by kernel, best knowledge first; the default is added.
+    """
+    configs = []
+    for kernel, default in schedule.defaults.items():
+        entries = [*tuned.get(kernel, ()), {"config": dict(default), "origin": "default"}]
+        configs.append((kernel, tuple(f"{entry!r}," for entry in map(dict, entries))))
+    return ModulePlan(
+        name=recurrence.name,
+        about=recurrence.about,
+        version=__version__,
+        origin=recurrence.origin,
+        spec_hash=spec_hash(recurrence),
+        family=family,
+        gpu=gpu,
+        schedule=schedule,
+        op=plan_op(recurrence, schedule.forward_call, schedule.backward_call),
+        configs=tuple(configs),
+    )

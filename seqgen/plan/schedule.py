@@ -1,0 +1,34 @@
+"""What a schedule hands to the renderer: kernels with their launchers, and how to call them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KernelPart:
+    """One kernel with its host launcher: a template and the plan that fills it."""
+
+    name: str
+    template: str
+    plan: object
+
+
+@dataclass(frozen=True)
+class SchedulePlan:
+    """A way to run an operator on a GPU.
+
+    ``helpers`` names files of templates/helpers that the kernels use. ``forward_call`` sets the
+    outputs and ``<state>_final`` from the argument tensors, ``<state>_0``, ``cu_seqlens``,
+    ``want_final`` and ``sizes``; ``backward_call`` sets ``gradients``, one per argument and
+    initial state, from the same names and ``d_<output>``, ``d_<state>_final`` (None if absent).
+    ``defaults`` is the configuration of each kernel where nothing was tuned.
+    """
+
+    name: str
+    helpers: tuple[str, ...]
+    kernels: tuple[KernelPart, ...]
+    forward_call: tuple[str, ...]
+    backward_call: tuple[str, ...]
+    defaults: Mapping[str, Mapping[str, int]]

@@ -1,0 +1,116 @@
+"""ModulePlan -> the text of one Python file: placed, formatted, and hashed."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqgen._resources import templates_dir
+from seqgen.errors import SeqgenError
+from seqgen.plan.module import ModulePlan
+from seqgen.render.environment import render
+
+PLACEHOLDER = "0" * 64
+"""Stands for the content hash while the content is hashed."""
+
+
+@dataclass(frozen=True)
+class GeneratedModule:
+    """The finished file of one operator."""
+
+    name: str
+    source: str
+    spec_hash: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The module template's view: the plan, with its parts already rendered."""
+
+    plan: ModulePlan
+    content: str
+    public: str
+    exports: str
+    helper_text: str
+    kernel_text: str
+    reference_text: str
+    op_text: str
+    public_text: str
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.plan, name)
+
+
+def render_module(plan: ModulePlan) -> GeneratedModule:
+    """The file that ``plan`` describes; the same plan gives the same bytes.
+
+    Raises:
+        SeqgenError: if the templates gave something that is not Python (a defect of seqgen).
+    """
+    op = plan.op
+    public = [op.name, f"{op.name}_reference"]
+    public_text = render("public.py.jinja", op)
+    if op.has_step:
+        public.insert(1, f"{op.name}_step")
+        public_text += "\n\n" + render("step.py.jinja", op)
+    exports = ["CONFIGS", "SPEC", *([op.state_class] if op.several_states else []), *public]
+    page = _Page(
+        plan=plan,
+        content=PLACEHOLDER,
+        public=", ".join(public),
+        exports=", ".join(f'"{name}"' for name in exports),
+        helper_text="\n\n".join(
+            helper_source(name) for name in ("select", "arguments", *plan.schedule.helpers)
+        ),
+        kernel_text="\n\n".join(render(k.template, k.plan) for k in plan.schedule.kernels),
+        reference_text=render("reference.py.jinja", op),
+        op_text=render("op.py.jinja", op),
+        public_text=public_text,
+    )
+    source = format_source(render("module.py.jinja", page), plan.name)
+    content_hash = hashlib.sha256(source.encode()).hexdigest()
+    source = source.replace(PLACEHOLDER, content_hash)
+    return GeneratedModule(plan.name, source, plan.spec_hash, content_hash)
+
+
+def helper_source(name: str) -> str:
+    """A file of templates/helpers without its docstring and imports."""
+    text = (templates_dir() / "helpers" / f"{name}.py").read_text()
+    body = [
+        node
+        for node in ast.parse(text).body
+        if not isinstance(node, ast.Import | ast.ImportFrom)
+        and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+    lines = text.split("\n")
+    decorated = getattr(body[0], "decorator_list", [])
+    start = min([body[0].lineno, *(d.lineno for d in decorated)])
+    while lines[start - 2].startswith("#"):
+        start -= 1
+    return "\n".join(lines[start - 1 :]).strip("\n") + "\n"
+
+
+def format_source(text: str, name: str) -> str:
+    """``text`` as ``ruff format`` lays it out; checked to be Python first."""
+    try:
+        ast.parse(text)
+    except SyntaxError as error:
+        lines = text.split("\n")
+        at = error.lineno or 1
+        around = "\n".join(
+            f"  {i}: {lines[i - 1]}" for i in range(max(1, at - 3), min(len(lines), at + 3))
+        )
+        raise SeqgenError(f"The templates gave invalid Python for '{name}':\n{around}") from error
+    ruff = Path(sys.executable).parent / "ruff"
+    command = [str(ruff) if ruff.exists() else "ruff", "format", "--isolated", "-q"]
+    command += ["--line-length", "100", "--stdin-filename", f"{name}.py", "-"]
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SeqgenError(f"'ruff format' failed for '{name}': {error}") from error
+    return done.stdout

@@ -1,0 +1,32 @@
+"""Which configuration a kernel runs with: the nearest of those listed in CONFIGS."""
+
+from functools import lru_cache
+
+import torch
+
+_DTYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+}
+
+
+def _key(dtype, load, length, **sizes):
+    """What the choice may depend on: dtype, padded tile sizes, parallel work, sequence length."""
+    padded = tuple((axis, 1 << max(size - 1, 0).bit_length()) for axis, size in sizes.items())
+    return (_DTYPES[dtype], padded, max(load, 1).bit_length() - 1, max(length, 1).bit_length() - 1)
+
+
+@lru_cache(maxsize=4096)
+def _config(kernel, key):
+    """The configuration of ``kernel`` for ``key``; entries without sizes fit everything."""
+    dtype, sizes, load, length = key
+    wanted = dict(sizes)
+
+    def distance(entry):
+        if "sizes" not in entry:
+            return (1, 0, 0)
+        same = entry["dtype"] == dtype and entry["sizes"] == wanted
+        return (0 if same else 2, abs(entry["load"] - load), abs(entry["length"] - length))
+
+    return min(CONFIGS[kernel], key=distance)["config"]  # noqa: F821
