@@ -19,11 +19,20 @@ from seqgen.ir.expr import (
     Ref,
     Rename,
     add,
+    call,
     walk,
 )
 from seqgen.ir.recurrence import Assignment, Axis, Output, Recurrence, State, Tensor
 from seqgen.passes.typing import Names, show_axes, type_expression
 from seqgen.spec.model import Assign, AxisDecl, Expression, Repeat, Spec, TensorDecl
+
+
+# Names that generated files use for themselves.
+RESERVED = frozenset(
+    "sequences length token device dtype start stop block blocks states results recorded arguments "
+    "sizes borders parts inputs outputs empty tensors want_final io gradients cotangents "
+    "torch triton tl".split()
+)
 
 
 def lower(spec: Spec) -> Recurrence:
@@ -206,7 +215,7 @@ class _Lowering:
         made = {f"{s.name}_prev" for s in self.spec.states} | {"position"}
         made |= {f"{a.target}_in" for a in self.spec.let if a.target in self.tensor_decls}
         for what, name, span in [*everything, *(("a let", a.target, a.span) for a in targets)]:
-            if name in made or re.fullmatch(r"prev\d*_\w+|arg\d+|\w+_m\d+", name):
+            if name in made | RESERVED or re.fullmatch(r"prev\d*_\w+|arg\d+|\w+_m\d+", name):
                 raise SpecError(
                     f"The name '{name}' is reserved for a value that seqgen makes itself.",
                     span,
@@ -485,6 +494,10 @@ class _Lowering:
                     label=f"axis '{axis}' is not an axis of '{name}'",
                     hint=f"Reduce over it (sum(..., {axis})), or add it to the state.",
                 )
+            for axis in axes:
+                if axis not in value.axes:  # every element, written so that it has the axis
+                    everywhere = call("ge", Index(axis), Number(0.0))
+                    value = call("where", everywhere, value, Number(0.0))
             result = Ref("", axes)
         else:
             self.locals.add(name)

@@ -251,7 +251,7 @@ def _argument(tensor: Tensor) -> Argument:
 
 
 def _state(state: State, several: bool) -> StateArgument:
-    axes = ("N", *state.axes)
+    axes = ("sequences", *state.axes)
     init = f'float("{state.init}")' if abs(state.init) == float("inf") else repr(state.init)
     label = f"initial_state.{state.name}" if several else "initial_state"
     return StateArgument(state.name, label, _layout(axes), _names(axes), _shape(axes), init)

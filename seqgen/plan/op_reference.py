@@ -30,7 +30,7 @@ def plan_reference(recurrence: Recurrence, names: tuple[str, ...], first: str) -
     states = recurrence.states
     flip = ".flip(1)" if recurrence.reverse else ""
     outputs = tuple(
-        (o.name, f"(N, 0, {', '.join(o.axes)})".replace(", )", ")"), flip)
+        (o.name, f"(sequences, 0, {', '.join(o.axes)})".replace(", )", ")"), flip)
         for o in recurrence.outputs
     )
 
@@ -52,7 +52,7 @@ def plan_reference(recurrence: Recurrence, names: tuple[str, ...], first: str) -
         outputs=outputs,
         stacked=", ".join(f"torch.stack({o.name}_all, 1)" for o in recurrence.outputs),
         sliced_names=", ".join(sliced(name, ":, start:stop") for name in names),
-        sliced_states=", ".join(f"{s.name}_0[n : n + 1]" for s in states),
+        sliced_states=", ".join(f"{s.name}_0[index : index + 1]" for s in states),
         emptied_names=", ".join(sliced(name, ":0") for name in names),
     )
 
@@ -80,7 +80,7 @@ def _prologue(recurrence: Recurrence) -> tuple[str, ...]:
     for tensor in recurrence.argument_order():
         order = recurrence.order(tensor.axes)
         if tensor.kind == "input":
-            name, full = f"{tensor.name}_all", ", ".join(("N", "T", *order))
+            name, full = f"{tensor.name}_all", ", ".join(("sequences", "length", *order))
             text = f"{tensor.name}.to(dtype){_permute(tensor.axes, order, 2)}{flip}"
         else:
             name, full = tensor.value, ", ".join(("1", *order))
@@ -95,10 +95,10 @@ def _prologue(recurrence: Recurrence) -> tuple[str, ...]:
 
 
 def _token(recurrence: Recurrence, printer: TorchPrinter) -> tuple[str, ...]:
-    """One token: reads ``t`` and the states, appends the outputs, leaves the new states."""
+    """One token: reads ``token`` and the states, appends the outputs, leaves the new states."""
     lines = []
     for tensor in recurrence.inputs:
-        text = f"{tensor.name}_all[:, t]"
+        text = f"{tensor.name}_all[:, token]"
         if not tensor.required and tensor.default is None:
             text = f"{text} if {tensor.name}_all is not None else None"
         lines.append(f"{tensor.value} = {text}")
