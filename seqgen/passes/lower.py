@@ -10,29 +10,24 @@ import ast
 import re
 from dataclasses import dataclass, field, replace
 
-from seqgen.errors import Span, SpecError, did_you_mean
+from seqgen.errors import Span, SpecError
 from seqgen.ir.expr import (
     Expand,
     Expr,
     Index,
     Number,
     Ref,
-    Rename,
     add,
     call,
+    references,
     walk,
 )
-from seqgen.ir.recurrence import Assignment, Axis, Output, Recurrence, State, Tensor
-from seqgen.passes.typing import Names, show_axes, type_expression
-from seqgen.spec.model import Assign, AxisDecl, Expression, Repeat, Spec, TensorDecl
-
-
-# Names that generated files use for themselves.
-RESERVED = frozenset(
-    "sequences length token device dtype start stop block blocks states results recorded arguments "
-    "sizes borders parts inputs outputs empty tensors want_final io gradients cotangents "
-    "torch triton tl".split()
-)
+from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
+from seqgen.passes.alignment import Names, show_axes
+from seqgen.passes.declarations import check_axes, check_names, explain_unknown, lower_axes
+from seqgen.passes.micro_steps import at_micro_step, check_outside, count_steps
+from seqgen.passes.typing import type_expression
+from seqgen.spec.model import Assign, Repeat, Spec, TensorDecl
 
 
 def lower(spec: Spec) -> Recurrence:
@@ -44,81 +39,6 @@ def lower(spec: Spec) -> Recurrence:
     return _Lowering(spec).run()
 
 
-def lower_axes(declarations: tuple[AxisDecl, ...]) -> dict[str, Axis]:
-    """Axes with their default sizes; relations checked."""
-    declared = {axis.name: axis for axis in declarations}
-    axes: dict[str, Axis] = {}
-
-    def resolve(name: str, at: Span, busy: tuple[str, ...]) -> Axis:
-        if name in axes:
-            return axes[name]
-        if name not in declared:
-            hint = did_you_mean(name, declared)
-            raise SpecError(f"Axis '{name}' is not declared.", at, label="unknown axis", hint=hint)
-        if name in busy:
-            raise SpecError(
-                f"The size of axis '{name}' depends on itself.",
-                declared[name].span,
-                label="a cycle",
-            )
-        decl, busy = declared[name], (*busy, name)
-        if decl.groups_of is not None:
-            parent = resolve(decl.groups_of, decl.span, busy)
-            if parent.parent is not None:
-                raise SpecError(
-                    f"'{parent.name}' is itself grouped; groups of groups are not supported.",
-                    decl.span,
-                )
-            size = decl.size if decl.size is not None else parent.size
-            if size % parent.size:
-                raise SpecError(
-                    f"The default size of '{name}' ({size}) is no multiple of "
-                    f"'{parent.name}' ({parent.size}).",
-                    decl.span,
-                )
-            axis = Axis(name, size, parent=parent.name)
-        elif decl.same_as is not None:
-            twin = resolve(decl.same_as, decl.span, busy)
-            axis = Axis(name, twin.size, twin=twin.name)
-        elif decl.derived is not None:
-            sizes = {
-                node.id: resolve(node.id, decl.derived.node_span(node), busy).size
-                for node in ast.walk(decl.derived.tree)
-                if isinstance(node, ast.Name)
-            }
-            size = _evaluate_size(decl.derived, sizes)
-            axis = Axis(name, size, derived=ast.unparse(decl.derived.tree))
-        else:
-            axis = Axis(name, decl.size if decl.size is not None else 16)
-        axes[name] = axis
-        return axis
-
-    for decl in declarations:
-        resolve(decl.name, decl.span, ())
-    return {decl.name: axes[decl.name] for decl in declarations}
-
-
-def _evaluate_size(expression: Expression, sizes: dict[str, int]) -> int:
-    def value(node: ast.expr) -> int:
-        if isinstance(node, ast.Constant) and isinstance(node.value, int):
-            return node.value
-        if isinstance(node, ast.Name):
-            return sizes[node.id]
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
-            left, right = value(node.left), value(node.right)
-            if isinstance(node.op, ast.Add):
-                return left + right
-            return left - right if isinstance(node.op, ast.Sub) else left * right
-        raise SpecError(
-            "A size is made of axes and whole numbers with + - *.", expression.node_span(node)
-        )
-
-    size = value(expression.tree)
-    if size < 1:
-        raise SpecError(f"The size is {size}, must be positive.", expression.span)
-    return size
-
-
 @dataclass
 class _Lowering:
     spec: Spec
@@ -126,8 +46,8 @@ class _Lowering:
     let: list[Assignment] = field(default_factory=list)
     update: list[Assignment] = field(default_factory=list)
     delays: dict[str, State] = field(default_factory=dict)
-    delay_of: dict[str, str] = field(default_factory=dict)  # delay state -> name it delays
     locals: set[str] = field(default_factory=set)
+    timeless: set[str] = field(default_factory=set)  # values that are the same at all tokens
     section: str = "let"
     micro: tuple[str, int] | None = None  # repeat axis and the index being unrolled
 
@@ -139,6 +59,7 @@ class _Lowering:
         self.tensor_decls = {t.name: t for t in (*spec.inputs, *spec.parameters)}
         self.state_decls = {s.name: s for s in spec.states}
         self.let_spans = {a.target: a.span for a in spec.let}
+        self.repeated = {item.axis for item in spec.update if isinstance(item, Repeat)}
         self.names = Names(
             self.axes,
             unknown=self.unknown,
@@ -146,25 +67,24 @@ class _Lowering:
             position=self.position,
             hoist=self.hoist,
         )
-        self.check_names()
+        check_names(spec, self.axes)
         tensors = [self.tensor(decl) for decl in (*spec.inputs, *spec.parameters)]
         states = tuple(State(s.name, s.axes, s.init) for s in spec.states)
         for tensor in tensors:
             self.names.values[tensor.name] = Ref(tensor.value, tensor.axes)
+        self.timeless = {tensor.value for tensor in tensors if tensor.kind == "parameter"}
         for decl in spec.states:
-            self.check_axes(decl.axes, decl.span)
+            check_axes(decl.axes, self.axes, decl.span)
         self.lower_let()
         self.lower_update()
         outputs = tuple(self.lower_outputs())
-        fixed = {item.axis for item in spec.update if isinstance(item, Repeat)}
         delays = tuple(self.delays.values())
         final = [(s.name, s.name) for s in states]
-        for delay in delays:
-            final.append((delay.name, self.delayed_value(delay.name)))
+        final += [(delay.name, self.delayed_value(delay.name)) for delay in delays]
         return Recurrence(
             name=spec.operator,
             about=spec.about,
-            axes=tuple(replace(a, fixed=a.name in fixed) for a in self.axes.values()),
+            axes=tuple(replace(a, fixed=a.name in self.repeated) for a in self.axes.values()),
             inputs=tuple(t for t in tensors if t.kind == "input"),
             parameters=tuple(t for t in tensors if t.kind == "parameter"),
             states=states + delays,
@@ -190,61 +110,8 @@ class _Lowering:
         lines += [f"{o.name} = {o.value.text}" for o in self.spec.outputs]
         return tuple(lines)
 
-    def check_names(self) -> None:
-        seen: dict[str, str] = {axis.name: "an axis" for axis in self.spec.axes}
-        groups = [("an input", self.spec.inputs), ("a parameter", self.spec.parameters)]
-        everything = [(what, d.name, d.span) for what, group in groups for d in group]
-        everything += [("a state", s.name, s.span) for s in self.spec.states]
-        for what, name, span in everything:
-            if name in seen:
-                raise SpecError(
-                    f"'{name}' is {seen[name]} and {what}.",
-                    span,
-                    label="name already taken",
-                    notes=["Axes and tensors share one set of names."],
-                    hint="Give one of them another name.",
-                )
-            seen[name] = what
-        targets = [*self.spec.let, *(a for i in self.spec.update for a in self.flat(i))]
-        for assign in targets:
-            if assign.target in self.axes:
-                raise SpecError(
-                    f"'{assign.target}' is an axis; it cannot be assigned.", assign.span
-                )
-        taken = {*seen, *(a.target for a in targets), *(o.name for o in self.spec.outputs)}
-        made = {f"{s.name}_prev" for s in self.spec.states} | {"position"}
-        made |= {f"{a.target}_in" for a in self.spec.let if a.target in self.tensor_decls}
-        for what, name, span in [*everything, *(("a let", a.target, a.span) for a in targets)]:
-            if name in made | RESERVED or re.fullmatch(r"prev\d*_\w+|arg\d+|\w+_m\d+", name):
-                raise SpecError(
-                    f"The name '{name}' is reserved for a value that seqgen makes itself.",
-                    span,
-                    label=what,
-                    hint="Choose another name.",
-                )
-        for s in self.spec.states:
-            count = sum(a.target == s.name for i in self.spec.update for a in self.flat(i))
-            if any(f"{s.name}_{i}" in taken for i in range(1, count)):
-                raise SpecError(f"'{s.name}_1' and so on are versions of state '{s.name}'.", s.span)
-
-    @staticmethod
-    def flat(item: Assign | Repeat) -> tuple[Assign, ...]:
-        return item.body if isinstance(item, Repeat) else (item,)
-
-    def check_axes(self, axes: tuple[str, ...], span: Span) -> None:
-        for axis in axes:
-            if axes.count(axis) > 1:
-                raise SpecError(f"Axis '{axis}' is named twice.", span)
-            parent = self.axes[axis].parent
-            if parent in axes:
-                raise SpecError(
-                    f"A tensor cannot have '{axis}' and its parent '{parent}'.",
-                    span,
-                    hint=f"'{axis}' already counts the groups of '{parent}'.",
-                )
-
     def tensor(self, decl: TensorDecl) -> Tensor:
-        self.check_axes(decl.axes, decl.span)
+        check_axes(decl.axes, self.axes, decl.span)
         if decl.optional and decl.default is None:
             self.names.optional.add(decl.name)
         value = f"{decl.name}_in" if decl.name in self.let_spans else decl.name
@@ -263,44 +130,8 @@ class _Lowering:
 
     def unknown(self, name: str, span: Span) -> SpecError:
         """Why ``name`` has no value here."""
-        if name in self.state_decls and self.section == "let":
-            return SpecError(
-                f"'let' cannot read the state '{name}'.",
-                span,
-                label="a state",
-                hint="Move this line to 'update': a name assigned there may depend on states.",
-            )
-        if name in self.let_spans:
-            line = self.let_spans[name].line
-            return SpecError(
-                f"'{name}' is used before it is defined.",
-                span,
-                label=f"defined in line {line}",
-                hint="'let' is evaluated from top to bottom; move the definition up.",
-            )
-        later = [a for i in self.spec.update for a in self.flat(i) if a.target == name]
-        if later:
-            return SpecError(
-                f"'{name}' is used before it is assigned.",
-                span,
-                label=f"assigned in line {later[0].span.line}",
-                hint="Statements are evaluated from top to bottom.",
-            )
         known = [*self.names.values, *self.state_decls, *self.axes]
-        outputs = [o.name for o in self.spec.outputs]
-        if name in outputs:
-            return SpecError(
-                f"'{name}' is an output; outputs cannot be read.",
-                span,
-                label="an output",
-                hint="Assign it in 'update' first and use that name in 'output'.",
-            )
-        return SpecError(
-            f"'{name}' is not defined.",
-            span,
-            label="unknown name",
-            hint=did_you_mean(name, known) or f"Defined here: {', '.join(known)}.",
-        )
+        return explain_unknown(self.spec, name, span, self.section, known)
 
     def hoist(self, value: Expr) -> Expr:
         block = self.let if self.section == "let" else self.update
@@ -339,28 +170,43 @@ class _Lowering:
             )
         decl = self.tensor_decls.get(name)
         if decl is not None and decl.kind == "parameter" and name not in self.let_spans:
-            raise SpecError(f"The parameter '{name}' has no previous value.", span)
+            raise SpecError(
+                f"The parameter '{name}' has no previous value.",
+                span,
+                label="the same at all tokens",
+            )
         if name not in self.names.values and name not in self.let_spans:
             raise self.unknown(name, span)
+        value = self.names.values.get(name)
+        if value is not None and set(references(value)) <= self.timeless:
+            raise SpecError(
+                f"'{name}' has no previous value.",
+                span,
+                label="the same at all tokens",
+                hint="It is made of parameters and numbers only.",
+            )
         if decl is not None and decl.optional:
             raise SpecError(f"'prev' of the optional tensor '{name}' is not available.", span)
         axes = self.axes_of(name, span)
+        if self.repeated.intersection(axes):
+            raise SpecError(
+                f"'prev({name})' is not available with micro-steps.",
+                span,
+                hint="Take it in 'let', of a value without the repeat axis.",
+            )
         for step in range(1, steps + 1):
             state = f"prev{step if step > 1 else ''}_{name}"
             self.delays.setdefault(state, State(state, axes, delay=True))
-            self.delay_of[state] = name
         return Ref(state, axes)
 
     def axes_of(self, name: str, span: Span) -> tuple[str, ...]:
-        """Axes of an input or let, in the order of the recurrence's axes."""
-        value = self.names.values.get(name)
-        if value is None or (name in self.let_spans and name in self.tensor_decls):
-            decl = self.tensor_decls.get(name)
-            if decl is None:
-                raise self.unknown(name, span)
-            return decl.axes
-        rank = list(self.axes)
-        return tuple(sorted(value.axes, key=rank.index))
+        """Axes of an input, in its own order, or of a let, in the order of the spec's axes."""
+        if name in self.tensor_decls:
+            return self.tensor_decls[name].axes
+        value = next((made.value for made in self.let if made.name == name), None)
+        if value is None:
+            raise self.unknown(name, span)
+        return tuple(sorted(value.axes, key=list(self.axes).index))
 
     def delayed_value(self, state: str) -> str:
         """Name of the value that a delay state takes after the token."""
@@ -417,6 +263,9 @@ class _Lowering:
                     hint="A let that re-binds an input keeps its axes.",
                 )
             self.let.append(Assignment(name, value, f"{name} = {assign.value.text}"))
+            self.timeless |= {
+                made.name for made in self.let if set(references(made.value)) <= self.timeless
+            }
             values[name] = Ref(name, value.axes)
             self.names.optional.discard(name)
 
@@ -438,10 +287,7 @@ class _Lowering:
         steps: list[tuple[Assign, tuple[str, int] | None]] = []
         for item in self.spec.update:
             if isinstance(item, Repeat):
-                if item.axis not in self.axes:
-                    hint = did_you_mean(item.axis, self.axes)
-                    raise SpecError(f"'{item.axis}' is not an axis.", item.span, hint=hint)
-                size = self.axes[item.axis].size
+                size = count_steps(item, self.axes)
                 steps += [(a, (item.axis, i)) for i in range(size) for a in item.body]
             else:
                 steps.append((item, None))
@@ -474,10 +320,9 @@ class _Lowering:
             )
         outer = dict(self.names.values)
         if self.micro is not None:
-            axis, index = self.micro
-            for known, value in outer.items():
-                if axis in value.axes:
-                    self.names.values[known] = self.slice(value, axis, index)
+            self.names.values = at_micro_step(outer, self.let, *self.micro, assign.span)
+        else:
+            check_outside(assign.value, self.names.values, self.repeated)
         value = type_expression(assign.value, self.names)
         self.names.values = outer
         if name in self.state_decls:
@@ -508,37 +353,15 @@ class _Lowering:
         self.update.append(Assignment(unique, value, f"{name} = {assign.value.text}"))
         self.names.values[name] = Ref(unique, result.axes)
 
-    def slice(self, value: Expr, axis: str, index: int) -> Expr:
-        """``value`` at one index of a repeat axis; lets are copied for the index."""
-        if axis not in value.axes:
-            return value
-        if isinstance(value, Ref):
-            axes = tuple(a for a in value.axes if a != axis)
-            source = next((a for a in self.let if a.name == value.name), None)
-            if source is None:
-                return Ref(value.name, axes, (*value.at, (axis, index)))
-            name = f"{value.name}_m{index}"
-            if not any(a.name == name for a in self.let):
-                sliced = self.slice(source.value, axis, index)
-                self.let.append(Assignment(name, sliced, source.equation))
-            return Ref(name, axes)
-        if isinstance(value, Index):
-            return Number(float(index))
-        if isinstance(value, Rename | Expand) and axis in (
-            getattr(value, "new", None),
-            getattr(value, "child", None),
-        ):
-            raise SpecError(f"The repeat axis '{axis}' cannot come from another axis.")
-        return value.with_children(tuple(self.slice(c, axis, index) for c in value.children))
-
     def lower_outputs(self) -> list[Output]:
         self.section = "output"
         outputs = []
         for decl in self.spec.outputs:
+            check_outside(decl.value, self.names.values, self.repeated)
             value = type_expression(decl.value, self.names)
             axes = decl.axes
             if axes is not None:
-                self.check_axes(axes, decl.span)
+                check_axes(axes, self.axes, decl.span)
                 if set(value.axes) != set(axes):
                     raise SpecError(
                         f"'{decl.name}' is declared with {show_axes(axes)}, "
@@ -574,6 +397,3 @@ class _Lowering:
                     decl.span,
                     hint="Use it in 'output', or remove it.",
                 )
-
-
-__all__ = ["lower", "lower_axes"]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from seqgen.errors import Span, SpecError, did_you_mean
+from seqgen.errors import did_you_mean
 from seqgen.ir.expr import (
+    COMPARISONS,
+    OPERATIONS,
     Apply,
     Detach,
-    Expand,
     Expr,
     IfPresent,
     Index,
@@ -33,9 +33,9 @@ from seqgen.ir.expr import (
     div,
     mul,
     sub,
-    union,
 )
-from seqgen.ir.recurrence import Axis
+from seqgen.passes.alignment import Aligner, Names, show_axes
+from seqgen.spec.functions import FUNCTIONS
 from seqgen.spec.model import Expression
 
 BINARY = {
@@ -48,61 +48,12 @@ BINARY = {
 }
 COMPARE = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 CONSTANTS = {"inf": math.inf, "pi": math.pi}
-UNARY_CALLS = frozenset(
-    [
-        "exp",
-        "log",
-        "log1p",
-        "expm1",
-        "sqrt",
-        "rsqrt",
-        "sigmoid",
-        "logsigmoid",
-        "softplus",
-        "silu",
-        "tanh",
-        "sin",
-        "cos",
-        "abs",
-        "sign",
-    ]
-)
 BINARY_CALLS = frozenset({"max", "min", "logaddexp"})
+UNARY_CALLS = frozenset(
+    name for name in FUNCTIONS if OPERATIONS.get(name) == 1 and name not in COMPARISONS
+)
+MOST_AXES = 8  # arguments of one reduction
 OUTER = frozenset({"mul", "div", "pow"})  # the operations that may form outer products
-
-# name -> (least, most) number of positional arguments
-ARITY: dict[str, tuple[int, int]] = {
-    **dict.fromkeys(UNARY_CALLS | {"relu", "detach", "prev", "index"}, (1, 1)),
-    **dict.fromkeys(BINARY_CALLS | {"softmax"}, (2, 2)),
-    **dict.fromkeys(("sum", "mean", "amax"), (2, 8)),
-    "l2norm": (2, 3),
-    "clamp": (3, 3),
-    "where": (3, 3),
-    "rename": (1, 1),
-    "position": (0, 0),
-    "rotary": (4, 5),
-}
-
-
-@dataclass
-class Names:
-    """What a name means at one point of the spec. ``lower`` keeps it up to date."""
-
-    axes: dict[str, Axis]
-    values: dict[str, Expr] = field(default_factory=dict)
-    optional: set[str] = field(default_factory=set)
-    present: set[str] = field(default_factory=set)
-    unknown: Callable[[str, Span], SpecError] | None = None
-    """Explains a name that is not in ``values``, where the reason is special."""
-    prev: Callable[[str, Span], Expr] | None = None
-    position: Callable[[], Expr] | None = None
-    hoist: Callable[[Expr], Expr] | None = None
-    """Gives a compound expression a name, so that it is not computed twice."""
-
-
-def show_axes(axes: tuple[str, ...]) -> str:
-    """``[H, K]`` as messages print it."""
-    return "[" + ", ".join(axes) + "]"
 
 
 def type_expression(expression: Expression, names: Names) -> Expr:
@@ -114,17 +65,7 @@ def type_expression(expression: Expression, names: Names) -> Expr:
     return _Typer(expression, names).visit(expression.tree)
 
 
-class _Typer:
-    def __init__(self, expression: Expression, names: Names) -> None:
-        self.expression = expression
-        self.names = names
-
-    def error(self, node: ast.expr, message: str, label: str = "", hint: str = "") -> SpecError:
-        return SpecError(message, self.expression.node_span(node), label=label, hint=hint)
-
-    def text(self, node: ast.expr) -> str:
-        return ast.unparse(node)
-
+class _Typer(Aligner):
     def visit(self, node: ast.expr) -> Expr:
         if isinstance(node, ast.Constant):
             return Number(float(node.value))  # type: ignore[arg-type]
@@ -176,6 +117,13 @@ class _Typer:
             return Size(node.id)
         if node.id in CONSTANTS:
             return Number(CONSTANTS[node.id])
+        if node.id in FUNCTIONS:
+            raise self.error(
+                node,
+                f"'{node.id}' is a function and no value.",
+                "not called",
+                f"Write {FUNCTIONS[node.id].signature}.",
+            )
         if names.unknown is not None:
             raise names.unknown(node.id, self.expression.node_span(node))
         raise self.error(node, f"'{node.id}' is not defined.")
@@ -208,58 +156,6 @@ class _Typer:
 
     # Axes ------------------------------------------------------------------------------------
 
-    def align(
-        self, node: ast.expr, *operands: tuple[ast.expr, Expr], nested: bool
-    ) -> tuple[Expr, ...]:
-        """Operands with parents expanded to children; checks that they may meet."""
-        everything = union(*(value.axes for _, value in operands))
-        values = []
-        for source, value in operands:
-            for child in everything:
-                parent = self.names.axes[child].parent
-                if parent in value.axes and child not in value.axes:
-                    assert parent is not None
-                    value = Expand(value, parent, child)
-            for axis in value.axes:
-                parent = self.names.axes[axis].parent
-                if parent is not None and parent in value.axes:
-                    raise self.error(
-                        source, f"This value would have axis '{axis}' and its parent '{parent}'."
-                    )
-            values.append(value)
-        if nested:
-            widest = max(range(len(values)), key=lambda i: len(values[i].axes))
-            for i, value in enumerate(values):
-                extra = [axis for axis in value.axes if axis not in values[widest].axes]
-                if extra:
-                    raise self.mismatch(node, operands[i], operands[widest], extra[0])
-        return tuple(values)
-
-    def mismatch(
-        self,
-        node: ast.expr,
-        narrow: tuple[ast.expr, Expr],
-        wide: tuple[ast.expr, Expr],
-        extra: str,
-    ) -> SpecError:
-        lacking = [axis for axis in wide[1].axes if axis not in narrow[1].axes]
-        hint = "Reduce or rename an axis, so that one side's axes contain the other's."
-        if lacking:
-            hint = (
-                f"If they are the same numbers, rename({self.text(narrow[0])}, {extra}={lacking[0]})"
-                f" makes [{extra}] into [{lacking[0]}]; for an outer product use '*'."
-            )
-        first, second = (
-            (narrow, wide) if narrow[0].col_offset < wide[0].col_offset else (wide, narrow)
-        )
-        return SpecError(
-            f"Axes do not nest: '{self.text(first[0])}' has {show_axes(first[1].axes)}, "
-            f"'{self.text(second[0])}' has {show_axes(second[1].axes)}.",
-            self.expression.node_span(node),
-            label="one side's axes must contain the other's",
-            hint=hint,
-        )
-
     def pointwise(self, node: ast.expr, op: str, *operands: tuple[ast.expr, Expr]) -> Expr:
         return Apply(op, self.align(node, *operands, nested=op not in OUTER))
 
@@ -272,7 +168,7 @@ class _Typer:
             )
         if value is not None and node.id not in value.axes:
             children = [a for a in value.axes if self.names.axes[a].parent == node.id]
-            hint = f"It has {show_axes(value.axes)}."
+            hint = f"It has {show_axes(value.axes)}." if value.axes else "It is a single number."
             if children:
                 hint = f"It has '{children[0]}', a child of '{node.id}': reduce over that."
             raise self.error(node, f"The value has no axis '{node.id}'.", "not there", hint)
@@ -289,19 +185,26 @@ class _Typer:
     def call(self, node: ast.Call) -> Expr:
         assert isinstance(node.func, ast.Name)
         name = node.func.id
-        if name not in ARITY:
-            hint = did_you_mean(name, ARITY) or "docs/language.md lists the functions."
-            raise self.error(node.func, f"There is no function '{name}'.", "not a function", hint)
-        least, most = ARITY[name]
+        function = FUNCTIONS[name]
+        least = len(function.arguments)
+        most = MOST_AXES if function.more_axes else least + len(function.options)
         if not least <= len(node.args) <= most:
-            wanted = str(least) if least == most else f"{least} to {most}"
+            wanted = f"{least} or more" if function.more_axes else str(least)
+            plural = "" if wanted == "1" else "s"
             raise self.error(
-                node, f"'{name}' takes {wanted} argument(s), got {len(node.args)}.", "wrong number"
+                node,
+                f"'{name}' takes {wanted} argument{plural}, got {len(node.args)}.",
+                "wrong number",
+                f"Write {function.signature}.",
             )
-        allowed = {"rotary": {"pairs"}, "l2norm": {"eps"}}.get(name, set())
         for keyword in node.keywords:
-            if name != "rename" and keyword.arg not in allowed:
-                raise self.error(node, f"'{name}' has no argument '{keyword.arg}'.")
+            if keyword.arg not in function.options and not function.renames:
+                raise self.error(
+                    keyword.value,
+                    f"'{name}' has no argument '{keyword.arg}'.",
+                    "unknown argument",
+                    f"Write {function.signature}.",
+                )
         if name in UNARY_CALLS:
             return call(name, self.visit(node.args[0]))
         if name in BINARY_CALLS or name == "where":
@@ -348,6 +251,8 @@ class _Typer:
         axis = self.axis(node.args[1], value)
         sources = node.args[2:] + [k.value for k in node.keywords]
         eps = self.visit(sources[0]) if sources else Number(1e-6)
+        if not isinstance(eps, Number):
+            raise self.error(sources[0], "'eps' is a number.", "not a number")
         return mul(value, call("rsqrt", add(Reduce("sum", mul(value, value), axis), eps)))
 
     def call_rename(self, node: ast.Call) -> Expr:
@@ -357,13 +262,28 @@ class _Typer:
         for keyword in node.keywords:
             new = self.axis(keyword.value)
             old = keyword.arg or ""
-            if old not in value.axes or new in value.axes:
+            if old not in value.axes:
                 raise self.error(
-                    node,
-                    f"Cannot rename '{old}' to '{new}' in a value with axes {show_axes(value.axes)}.",
+                    node, f"The value has no axis '{old}'.", f"has {show_axes(value.axes)}"
+                )
+            if new in value.axes:
+                raise self.error(
+                    keyword.value, f"The value already has axis '{new}'.", "already there"
+                )
+            if self.same_size(old) != self.same_size(new):
+                raise self.error(
+                    keyword.value,
+                    f"Axes '{old}' and '{new}' may have different sizes.",
+                    "not known to be equal",
+                    f"Declare 'axes: {{{new}: {{same_as: {old}}}}}'.",
                 )
             value = Rename(value, old, new)
         return value
+
+    def same_size(self, axis: str) -> str:
+        """The first of all axes that are declared to have the size of ``axis``."""
+        twin = self.names.axes[axis].twin
+        return axis if twin is None else self.same_size(twin)
 
     def call_prev(self, node: ast.Call) -> Expr:
         inner, steps = node.args[0], 1

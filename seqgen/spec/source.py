@@ -121,18 +121,24 @@ class Source:
 
     def _syntax_error(self, error: yaml.MarkedYAMLError) -> SpecError:
         mark = error.problem_mark or error.context_mark
-        problem = (error.problem or "unknown problem").replace("'\\t'", "a tab")
         span = self._at(mark.line, mark.column) if mark is not None else None
+        problem, notes, hint = error.problem or "", [], ""
         if problem.startswith("but found another document"):
             return SpecError(
                 "One file holds one spec.", span, hint="Put the next document in its own file."
             )
-        hint = ""
-        if "mapping values are not allowed" in problem:
-            hint = "Quote a value that holds ': '."
-        elif "cannot start any token" in problem:
+        token = re.match(r"found character '(.*)' that cannot start any token", problem)
+        if token is not None:
+            problem = f"{'a tab' if token[1] == chr(92) + 't' else token[1]} cannot stand here"
             hint = "Indent with spaces; quote a value that begins with a special character."
-        return SpecError("This is not valid YAML.", span, label=problem, hint=hint)
+        elif "mapping values are not allowed" in problem:
+            problem = "a ':' inside a value"
+            hint = "Quote a value that holds ': '."
+        elif (error.context or "").startswith("while parsing a flow"):
+            problem = problem.partition(", but got")[0]
+            if error.context_mark is not None:
+                notes = [f"The bracket was opened in line {error.context_mark.line + 1}."]
+        return SpecError("This is not valid YAML.", span, label=problem, notes=notes, hint=hint)
 
     def _at(self, line: int, column: int) -> Span:
         """One character; YAML's marks count from 0."""
