@@ -61,8 +61,10 @@ def _unknown(properties: Any, arch: int | str) -> Gpu:
     clock, width = (
         getattr(properties, field, 0) or 0 for field in ("memory_clock_rate", "memory_bus_width")
     )
+    slice_profile = re.search(r"\bMIG (\S+)", properties.name)
     return replace(
         like,
+        mig=slice_profile.group(1) if slice_profile else "",
         name=re.sub(r"[^a-z0-9]+", "-", properties.name.lower()).strip("-"),
         title=properties.name,
         aliases=(),

@@ -63,6 +63,8 @@ class Gpu:
     """FLOP per second outside the tensor cores."""
     mufu_rate: float
     """Special-function results (exp2, rcp, rsqrt) per second."""
+    mig: str = ""
+    """The profile of a MIG slice, as ``1g.10gb``; empty for a whole GPU."""
 
     max_threads_per_block = 1024
 
@@ -79,16 +81,16 @@ class Gpu:
     def device_key(self) -> dict[str, str | int]:
         """The silicon as the tuning store keys it: what a measured time depends on.
 
-        The DRAM rate is a class (GB/s rounded to 500): it tells H100 from H200, which are equal in
-        all else, and does not change with a vendor's rounding. The marketing name is no part of it.
+        The DRAM rate tells H100 from H200, whose SMs are equal. The marketing name is no part.
         """
         return {
             "vendor": self.vendor,
             "arch": self.arch_name,
             "sm_count": self.sm_count,
-            "smem_optin": self.smem_optin,
+            "shared_bytes": self.smem_optin,
             "l2_bytes": self.l2_bytes,
-            "dram_class": round(self.dram_rate / 5e11) * 500,
+            "memory_gbps": round(self.dram_rate / 1e9),
+            "mig": self.mig,
         }
 
     def __str__(self) -> str:

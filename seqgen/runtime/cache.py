@@ -9,7 +9,7 @@ from pathlib import Path
 
 import seqgen
 from seqgen.errors import SeqgenError
-from seqgen.runtime.header import read_header, seal
+from seqgen.runtime.header import read_header
 
 
 def cache_folder() -> Path:
@@ -38,14 +38,13 @@ def cached_module(operator: str, fingerprint: str) -> Path:
 
 
 def write_module(file: Path, source: str) -> None:
-    """Seal ``source`` and put it at ``file``, whole or not at all; its folder is made.
+    """Put ``source`` at ``file``, whole or not at all; its folder is made.
 
     Two processes that write the same file both succeed; the later one's file stays.
 
     Raises:
         SeqgenError: the folder cannot be written (read-only, full disk); an old file is untouched.
     """
-    text = seal(source)
     temporary: Path | None = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +52,7 @@ def write_module(file: Path, source: str) -> None:
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+            stream.write(source)
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp's file is private; a generated module is as readable as any source file.

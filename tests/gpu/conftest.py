@@ -48,6 +48,26 @@ def dot_kernel(
 def rows_kernel(a, out, M: tl.constexpr):
     x = a.load([tl.program_id(0) * M, 0])
     tl.store(out + tl.program_id(0) * M + tl.arange(0, M), tl.sum(x.to(tl.float32), 1))
+
+
+@triton.jit
+def three_dots_kernel(a, b, c, n, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    m = tl.arange(0, M)
+    j = tl.arange(0, N)
+    k = tl.arange(0, K)
+    p = tl.zeros((M, N), tl.float32)
+    q = tl.zeros((M, N), tl.float32)
+    r = tl.zeros((M, N), tl.float32)
+    for i in tl.range(0, n):
+        x = tl.load(a + i * M * K + m[:, None] * K + k[None, :])
+        y = tl.load(b + i * K * N + k[:, None] * N + j[None, :])
+        p = tl.dot(x, y, p)
+        q = tl.dot(x, y + y, q)
+        r = tl.dot(x + x, y, r)
+    o = c + m[:, None] * N + j[None, :]
+    tl.store(o, p)
+    tl.store(o + M * N, q)
+    tl.store(o + 2 * M * N, r)
 """
 
 

@@ -131,6 +131,21 @@ def test_too_much_shared_memory_is_found_without_a_gpu(kernels):
     )
 
 
+def test_too_much_tensor_memory_compiles_to_a_trap(kernels):
+    gpu = find_gpu("b200")
+    # Three accumulators of 256 columns, in 512.
+    tensors = meta(8, 128, 32), meta(8, 32, 256), meta(3, 128, 256, dtype="float32")
+    (launch,) = capture_launches(
+        lambda: kernels.three_dots_kernel[(1,)](*tensors, 8, 128, 256, 32, num_stages=1)
+    )
+    resources = compile_launch(launch, gpu)
+    assert resources.trap_only
+    assert resources.tmem_columns >= 768
+    assert launchable(resources, gpu) == (
+        f"It needs {resources.tmem_columns} columns of tensor memory; b200 has 512."
+    )
+
+
 def test_a_front_end_error_names_kernel_gpu_and_reason(kernels):
     (launch,) = capture_launches(launch_dot(kernels, width=100))
     with pytest.raises(CompileError) as caught:

@@ -9,6 +9,7 @@ import pytest
 from seqgen.errors import UsageError
 from seqgen.gpu.detect import describe
 from seqgen.gpu.table import GPUS, find_gpu
+from seqgen.store.keys import DeviceKey
 
 
 @pytest.mark.parametrize(
@@ -52,10 +53,16 @@ def test_device_keys_tell_all_gpus_apart_and_name_none():
         "vendor": "nvidia",
         "arch": "sm_90",
         "sm_count": 132,
-        "smem_optin": 232448,
+        "shared_bytes": 232448,
         "l2_bytes": 62914560,
-        "dram_class": 5000,
+        "memory_gbps": 4800,
+        "mig": "",
     }
+
+
+def test_the_store_takes_the_device_key_as_it_is():
+    key = DeviceKey(**find_gpu("h100").device_key())
+    assert key == DeviceKey("nvidia", "sm_90", 132, 232448, 52428800, 3350)
 
 
 def test_the_documented_limits_of_shared_memory():
@@ -115,6 +122,7 @@ def test_a_mig_slice_is_a_gpu_of_its_own():
     )
     assert gpu.name == "nvidia-h100-80gb-hbm3-mig-1g-10gb"
     assert (gpu.arch, gpu.sm_count, gpu.smem_optin, gpu.l2_bytes) == (90, 16, 232448, 6 << 20)
+    assert gpu.device_key()["mig"] == "1g.10gb"
     assert gpu.bf16_rate == pytest.approx(989.4e12 * 16 / 132)
 
 
@@ -139,9 +147,10 @@ def test_an_unknown_device_is_described_by_its_driver():
         "vendor": "nvidia",
         "arch": "sm_120",
         "sm_count": 170,
-        "smem_optin": 101376,
+        "shared_bytes": 101376,
         "l2_bytes": 100663296,
-        "dram_class": 2000,
+        "memory_gbps": 1792,
+        "mig": "",
     }
     assert (gpu.max_warps_per_sm, gpu.tmem_columns) == (48, 0)
     assert gpu.dram_rate == pytest.approx(1.792e12, rel=1e-3)
