@@ -49,7 +49,9 @@ def import_file(file: Path) -> ModuleType:
     # Decorators look their module up while it is still being imported.
     sys.modules[name] = module
     try:
-        exec(compile(source, str(file.resolve()), "exec"), module.__dict__)
+        # Not with the __future__ imports of this file.
+        code = compile(source, str(file.resolve()), "exec", dont_inherit=True)
+        exec(code, module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise SeqgenError(f"{file} fails to import: {type(error).__name__}: {error}") from error

@@ -19,7 +19,7 @@ class State:
     S: "int"
 
 
-def gla():
+def gla(scale: int = 1):
     return 1
 """
 
@@ -30,7 +30,8 @@ def test_a_module_is_imported_from_its_path_with_its_source(tmp_path):
     module = load_module(file)
     assert module.gla() == 1
     assert module.State(S=2).S == 2
-    assert inspect.getsource(module.gla) == "def gla():\n    return 1\n"
+    assert module.gla.__annotations__ == {"scale": int}
+    assert inspect.getsource(module.gla) == "def gla(scale: int = 1):\n    return 1\n"
     assert sys.modules[module.__name__] is module
     assert module.__file__ == str(file)
     assert load_module(file) is module
@@ -44,7 +45,7 @@ def test_a_changed_file_is_another_module(tmp_path):
     write_module(file, sealed(BODY.replace("return 1", "return 2")))
     new = load_module(file)
     assert (old.gla(), new.gla()) == (1, 2)
-    assert inspect.getsource(new.gla) == "def gla():\n    return 2\n"
+    assert inspect.getsource(new.gla) == "def gla(scale: int = 1):\n    return 2\n"
     assert old.__name__ != new.__name__
 
 
