@@ -1,0 +1,1 @@
+"""Races of seqgen's operators against the libraries that people use today."""

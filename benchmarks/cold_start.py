@@ -1,0 +1,116 @@
+"""Seconds from the start of a process to the end of its first forward and backward.
+
+    python -m benchmarks.cold_start --op simple_gla --contender seqgen --file simple_gla.py
+
+Kernel caches are empty, nothing is tuned beforehand: this is what a user waits for on a new
+machine. Without ``--file`` ours is built from its spec within that time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import contenders, processes
+from benchmarks.operators import OPERATORS, Shape
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whose cold start, on what."""
+
+    operator: str
+    contender: str
+    shape: str
+    dtype: str
+    file: str | None
+
+
+def first_step(question: Question) -> None:
+    """In the fresh process: one forward and backward; prints the time at its end."""
+    import torch
+
+    from benchmarks.race import cotangent, steps_of
+
+    operator = OPERATORS[question.operator]
+    file = question.file
+    if question.contender == contenders.OURS and file is None:
+        file = contenders.build(operator)
+    call = contenders.load(operator, question.contender, file)
+    dtype = getattr(torch, question.dtype)
+    inputs = operator.inputs(Shape.parse(question.shape), dtype, "cuda", seed=4)
+    steps_of(call, inputs, cotangent(inputs))["training"]()
+    torch.cuda.synchronize()
+    print(json.dumps({"finished": time.time()}))
+
+
+def ask(question: Question, timeout: float) -> dict[str, Any]:
+    """Measures in a fresh process with empty caches.
+
+    Args:
+        question: what to measure.
+        timeout: seconds after which the process is ended.
+
+    Returns:
+        The question's fields with ``cold_start_s``; None there, and ``broken``, if it did not end.
+    """
+    about = asdict(question)
+    if timeout <= 0:
+        return {**about, "cold_start_s": None, "broken": "no time left"}
+    program = "import json, sys; from benchmarks.cold_start import Question, first_step; "
+    program += "first_step(Question(**json.loads(sys.argv[1])))"
+    with tempfile.TemporaryDirectory() as cache:
+        start = time.time()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", program, json.dumps(about)],
+                env=processes.environment(Path(cache)),
+                cwd=processes.ROOT,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return {**about, "cold_start_s": None, "broken": f"more than {timeout:.0f} s"}
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    if done.returncode != 0:
+        return {**about, "cold_start_s": None, "broken": lines[-1][:300] if lines else "crashed"}
+    return {**about, "cold_start_s": round(json.loads(lines[-1])["finished"] - start, 2)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cold_start", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--op", required=True, choices=sorted(OPERATORS), metavar="NAME")
+    parser.add_argument("--contender", nargs="+", default=[contenders.OURS], metavar="NAME")
+    parser.add_argument("--shape", default="2x16384x16x128", metavar="BxTxHxD")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
+    parser.add_argument("--file", metavar="PATH", help="our generated file; built if not given")
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS")
+    parsed = parser.parse_args(arguments)
+    known = contenders.names(OPERATORS[parsed.op])
+    unknown = [name for name in parsed.contender if name not in known]
+    if unknown:
+        parser.error(f"{unknown[0]!r} does not race here; choose from {', '.join(known)}")
+    answers = [
+        ask(Question(parsed.op, name, parsed.shape, parsed.dtype, parsed.file), parsed.timeout)
+        for name in parsed.contender
+    ]
+    for answer in answers:
+        print(json.dumps(answer))
+    return int(any(answer["cold_start_s"] is None for answer in answers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

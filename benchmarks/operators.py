@@ -1,0 +1,351 @@
+"""What is raced: for every operator its inputs, its truth, our spec and the peers.
+
+Input distributions are those of FLA's own benchmark (gates from logsigmoid of a normal, write
+strengths from its sigmoid) and Mamba-2's initialisation, so that nobody is timed on a case that
+the other side would not choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import references
+
+Inputs = dict[str, Tensor]
+Call = Callable[[Mapping[str, Tensor]], Tensor]
+"""Takes the inputs of an operator by name, gives its output."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a race: batch, tokens, heads, and head dimension (K = V = D)."""
+
+    B: int
+    T: int
+    H: int
+    D: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """``2x16384x16x128``, in the order batch, tokens, heads, head dimension."""
+        sizes = [int(part) for part in text.lower().split("x")]
+        if len(sizes) != 4 or min(sizes) < 1:
+            raise ValueError(f"{text!r} is not of the form BxTxHxD, as in 2x16384x16x128")
+        return cls(*sizes)
+
+    def __str__(self) -> str:
+        return f"{self.B}x{self.T}x{self.H}x{self.D}"
+
+
+FLA_SIX = tuple(
+    Shape.parse(text)
+    for text in (
+        "2x16384x16x128",
+        "1x8192x96x128",
+        "4x2048x16x128",
+        "4x4096x64x128",
+        "8x2048x32x256",
+        "8x1024x8x64",
+    )
+)
+SHAPE_SETS = {
+    "six": FLA_SIX,
+    "one": FLA_SIX[:1],
+    "sweep": tuple(Shape(32768 // t, t, 16, 128) for t in (512 << i for i in range(7))),
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An existing implementation of the operator.
+
+    ``load`` imports it and gives the function to call; an ImportError means it is not installed.
+    ``note`` tells the reader of the table what the number stands for.
+    """
+
+    name: str
+    load: Callable[[], Call]
+    configs: int
+    """How many kernel configurations its autotuner tries on a first call, for the plan's times."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One row group of the tables."""
+
+    name: str
+    spec: str
+    """Spec file below the repository's root."""
+    make: Callable[[Shape, torch.dtype, torch.Generator], Inputs]
+    truth: Call
+    """The output in float64, from float64 inputs."""
+    peers: tuple[Peer, ...]
+    frozen: tuple[str, ...] = ()
+    """Inputs without gradient."""
+
+    def inputs(self, shape: Shape, dtype: torch.dtype, device: str, seed: int) -> Inputs:
+        """Fresh inputs as leaves of autograd; the same seed gives the same numbers."""
+        generator = torch.Generator(device).manual_seed(seed)
+        made = self.make(shape, dtype, generator)
+        return {
+            name: x.detach().contiguous().requires_grad_(name not in self.frozen)
+            for name, x in made.items()
+        }
+
+
+def ours(function: Callable[..., tuple[Tensor, object]]) -> Call:
+    """The calling convention of a generated operator: every input by name, ``(o, state)`` back."""
+    return lambda inputs: function(**inputs)[0]
+
+
+def _normal(
+    shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
+
+
+def _qkv(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    return {name: _normal((s.B, s.T, s.H, s.D), generator, dtype) for name in ("q", "k", "v")}
+
+
+def _head_gate(s: Shape, generator: torch.Generator) -> Tensor:
+    return F.logsigmoid(_normal((s.B, s.T, s.H), generator))
+
+
+def _simple_gla(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    return {**_qkv(s, dtype, generator), "g": _head_gate(s, generator)}
+
+
+def _gla(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    g = F.logsigmoid(_normal((s.B, s.T, s.H, s.D), generator)).clamp_min(-5)
+    return {**_qkv(s, dtype, generator), "g": g.to(dtype)}
+
+
+def _beta(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    return _normal((s.B, s.T, s.H), generator).sigmoid().to(dtype)
+
+
+def _delta(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    return {**_qkv(s, dtype, generator), "beta": _beta(s, dtype, generator)}
+
+
+def _gated_delta(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    gate = _head_gate(s, generator)
+    return {**_qkv(s, dtype, generator), "g": gate, "beta": _beta(s, dtype, generator)}
+
+
+def _rwkv6(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    tokens = (s.B, s.T, s.H, s.D)
+    made = {name: _normal(tokens, generator, dtype) for name in ("r", "k", "v")}
+    made["w"] = F.logsigmoid(_normal(tokens, generator)).to(dtype)
+    return {**made, "u": _normal((s.H, s.D), generator, dtype)}
+
+
+def _hgrn(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    channels = (s.B, s.T, s.H * s.D)
+    gate = F.logsigmoid(_normal(channels, generator)).to(dtype)
+    return {"x": _normal(channels, generator, dtype), "g": gate}
+
+
+MAMBA_STATE = 128
+"""State size N of the Mamba-2 races; the head dimension P is the shape's D."""
+
+
+def _mamba2(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    heads = torch.rand(2, s.H, generator=generator, device=generator.device)
+    step = (heads[0] * (math.log(0.1) - math.log(1e-3)) + math.log(1e-3)).exp()
+    return {
+        "x": _normal((s.B, s.T, s.H, s.D), generator, dtype),
+        "dt": _normal((s.B, s.T, s.H), generator, dtype),
+        "B": _normal((s.B, s.T, 1, MAMBA_STATE), generator, dtype),
+        "C": _normal((s.B, s.T, 1, MAMBA_STATE), generator, dtype),
+        "A": -(1 + 15 * heads[1]),
+        "D": torch.ones(s.H, device=generator.device),
+        "dt_bias": step + (-torch.expm1(-step)).log(),
+    }
+
+
+def retention_log_decay(heads: int, device: torch.device) -> Tensor:
+    """RetNet's decay of head h, log(1 - 2^(-5-h)), float64 [H]."""
+    h = torch.arange(heads, device=device, dtype=torch.float64)
+    return torch.log1p(-(2.0 ** (-5.0 - h)))
+
+
+def _scaled(x: Tensor) -> Tensor:
+    return x * x.shape[-1] ** -0.5
+
+
+def _linear_truth(i: Mapping[str, Tensor]) -> Tensor:
+    return references.linear_attention(_scaled(i["q"]), i["k"], i["v"], i.get("g"))
+
+
+def _retnet_truth(i: Mapping[str, Tensor]) -> Tensor:
+    decay = retention_log_decay(i["q"].shape[2], i["q"].device)
+    return references.linear_attention(
+        _scaled(i["q"]), i["k"], i["v"], decay.expand(i["q"].shape[:3])
+    )
+
+
+def _delta_truth(i: Mapping[str, Tensor]) -> Tensor:
+    q, k = references.l2norm(i["q"]), references.l2norm(i["k"])
+    return references.delta_rule(_scaled(q), k, i["v"], i["beta"], i.get("g"))
+
+
+def _rwkv6_truth(i: Mapping[str, Tensor]) -> Tensor:
+    return references.linear_attention(_scaled(i["r"]), i["k"], i["v"], i["w"], bonus=i["u"])
+
+
+def _mamba2_as_linear(i: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mamba-2 as linear attention with scalar decay: queries, keys, values, log-decays."""
+    heads = i["x"].shape[2]
+    dt = F.softplus(i["dt"].to(i["dt_bias"].dtype) + i["dt_bias"])
+    b, c = (i[name].expand(-1, -1, heads, -1) for name in ("B", "C"))
+    return c, b, (i["x"] * dt.unsqueeze(-1)).to(i["x"].dtype), dt * i["A"]
+
+
+def _mamba2_truth(i: Mapping[str, Tensor]) -> Tensor:
+    return references.linear_attention(*_mamba2_as_linear(i)) + i["D"][:, None] * i["x"]
+
+
+def _fla(module: str, function: str, **fixed: object) -> Callable[[], Call]:
+    def load() -> Call:
+        from benchmarks.peer_libraries import fla_operator
+
+        operator = fla_operator(module, function)
+        return lambda inputs: operator(**inputs, **fixed)[0]
+
+    return load
+
+
+def _fla_mamba2() -> Call:
+    from benchmarks.peer_libraries import fla_operator
+
+    operator = fla_operator("simple_gla", "chunk_simple_gla")
+
+    def call(i: Mapping[str, Tensor]) -> Tensor:
+        q, k, v, g = _mamba2_as_linear(i)
+        o = operator(q, k, v, g, scale=1.0)[0]
+        return o + i["D"].to(o.dtype)[:, None] * i["x"]
+
+    return call
+
+
+def _mamba_ssm() -> Call:
+    from benchmarks.peer_libraries import mamba_chunk_scan
+
+    scan = mamba_chunk_scan()
+
+    def call(i: Mapping[str, Tensor]) -> Tensor:
+        rest = {"D": i["D"], "dt_bias": i["dt_bias"], "dt_softplus": True}
+        return scan(i["x"], i["dt"], i["A"], i["B"], i["C"], 256, **rest)
+
+    return call
+
+
+WRONG_AT_64 = "FLA's own guard is lifted; on Hopper with Triton < 3.7.1 it is wrong at D = 64"
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        Operator(
+            "simple_gla",
+            "examples/simple_gla.yaml",
+            _simple_gla,
+            _linear_truth,
+            (Peer("fla simple_gla", _fla("simple_gla", "chunk_simple_gla"), 167, WRONG_AT_64),),
+        ),
+        Operator(
+            "linear_attention",
+            "examples/linear_attention.yaml",
+            _qkv,
+            _linear_truth,
+            (
+                Peer(
+                    "fla linear_attn",
+                    _fla("linear_attn", "chunk_linear_attn", normalize=False),
+                    150,
+                    "normalize=False",
+                ),
+            ),
+        ),
+        Operator(
+            "retnet",
+            "examples/retnet.yaml",
+            _qkv,
+            _retnet_truth,
+            (Peer("fla retention", _fla("retention", "chunk_retention"), 150),),
+        ),
+        Operator(
+            "mamba2_ssd",
+            "examples/mamba2_ssd.yaml",
+            _mamba2,
+            _mamba2_truth,
+            (
+                Peer("mamba_ssm ssd", _mamba_ssm, 90, "chunk 256"),
+                Peer("fla simple_gla", _fla_mamba2, 167, "dt, decay and skip in torch"),
+            ),
+        ),
+        Operator(
+            "gla",
+            "examples/gla.yaml",
+            _gla,
+            _linear_truth,
+            (Peer("fla gla", _fla("gla", "chunk_gla"), 290),),
+        ),
+        Operator(
+            "delta_rule",
+            "examples/delta_rule.yaml",
+            _delta,
+            _delta_truth,
+            (
+                Peer(
+                    "fla delta_rule",
+                    _fla("delta_rule", "chunk_delta_rule", use_qk_l2norm_in_kernel=True),
+                    110,
+                    "l2norm in its kernel",
+                ),
+            ),
+        ),
+        Operator(
+            "gated_delta_rule",
+            "examples/gated_delta_rule.yaml",
+            _gated_delta,
+            _delta_truth,
+            (
+                Peer(
+                    "fla gated_delta_rule",
+                    _fla(
+                        "gated_delta_rule", "chunk_gated_delta_rule", use_qk_l2norm_in_kernel=True
+                    ),
+                    118,
+                    "l2norm in its kernel; " + WRONG_AT_64,
+                ),
+            ),
+        ),
+        Operator(
+            "rwkv6",
+            "examples/rwkv6.yaml",
+            _rwkv6,
+            _rwkv6_truth,
+            (Peer("fla rwkv6", _fla("rwkv6", "chunk_rwkv6"), 290),),
+            frozen=("u",),
+        ),
+        Operator(
+            "hgrn",
+            "examples/hgrn.yaml",
+            _hgrn,
+            lambda i: references.gated_scan(i["x"], i["g"]),
+            (
+                Peer("fla hgrn chunk", _fla("hgrn", "chunk_hgrn"), 12),
+                Peer("fla hgrn recurrent", _fla("hgrn", "fused_recurrent_hgrn"), 12),
+            ),
+        ),
+    )
+}
