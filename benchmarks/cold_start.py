@@ -83,7 +83,7 @@ def ask(question: Question, timeout: float) -> dict[str, Any]:
             return {**about, "cold_start_s": None, "broken": f"more than {timeout:.0f} s"}
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     if done.returncode != 0:
-        return {**about, "cold_start_s": None, "broken": lines[-1][:300] if lines else "crashed"}
+        return {**about, "cold_start_s": None, "broken": lines[-1][:200] if lines else "crashed"}
     return {**about, "cold_start_s": round(json.loads(lines[-1])["finished"] - start, 2)}
 
 

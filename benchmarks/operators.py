@@ -34,8 +34,8 @@ class Shape:
     @classmethod
     def parse(cls, text: str) -> Shape:
         """``2x16384x16x128``, in the order batch, tokens, heads, head dimension."""
-        sizes = [int(part) for part in text.lower().split("x")]
-        if len(sizes) != 4 or min(sizes) < 1:
+        sizes = [int(part) for part in text.split("x") if part.isdecimal()]
+        if text.count("x") != 3 or len(sizes) != 4 or min(sizes) < 1:
             raise ValueError(f"{text!r} is not of the form BxTxHxD, as in 2x16384x16x128")
         return cls(*sizes)
 
@@ -259,7 +259,7 @@ OPERATORS = {
             "examples/simple_gla.yaml",
             _simple_gla,
             _linear_truth,
-            (Peer("fla simple_gla", _fla("simple_gla", "chunk_simple_gla"), 167, WRONG_AT_64),),
+            (Peer("fla simple_gla", _fla("simple_gla", "chunk_simple_gla"), 173, WRONG_AT_64),),
         ),
         Operator(
             "linear_attention",
@@ -270,7 +270,7 @@ OPERATORS = {
                 Peer(
                     "fla linear_attn",
                     _fla("linear_attn", "chunk_linear_attn", normalize=False),
-                    150,
+                    165,
                     "normalize=False",
                 ),
             ),
@@ -280,7 +280,7 @@ OPERATORS = {
             "examples/retnet.yaml",
             _qkv,
             _retnet_truth,
-            (Peer("fla retention", _fla("retention", "chunk_retention"), 150),),
+            (Peer("fla retention", _fla("retention", "chunk_retention"), 165),),
         ),
         Operator(
             "mamba2_ssd",
@@ -288,8 +288,8 @@ OPERATORS = {
             _mamba2,
             _mamba2_truth,
             (
-                Peer("mamba_ssm ssd", _mamba_ssm, 90, "chunk 256"),
-                Peer("fla simple_gla", _fla_mamba2, 167, "dt, decay and skip in torch"),
+                Peer("mamba_ssm ssd", _mamba_ssm, 150, "chunk 256"),
+                Peer("fla simple_gla", _fla_mamba2, 173, "dt, decay and skip in torch"),
             ),
         ),
         Operator(
@@ -297,7 +297,7 @@ OPERATORS = {
             "examples/gla.yaml",
             _gla,
             _linear_truth,
-            (Peer("fla gla", _fla("gla", "chunk_gla"), 290),),
+            (Peer("fla gla", _fla("gla", "chunk_gla"), 320),),
         ),
         Operator(
             "delta_rule",
@@ -308,7 +308,7 @@ OPERATORS = {
                 Peer(
                     "fla delta_rule",
                     _fla("delta_rule", "chunk_delta_rule", use_qk_l2norm_in_kernel=True),
-                    110,
+                    197,
                     "l2norm in its kernel",
                 ),
             ),
@@ -324,7 +324,7 @@ OPERATORS = {
                     _fla(
                         "gated_delta_rule", "chunk_gated_delta_rule", use_qk_l2norm_in_kernel=True
                     ),
-                    118,
+                    169,
                     "l2norm in its kernel; " + WRONG_AT_64,
                 ),
             ),
@@ -334,7 +334,7 @@ OPERATORS = {
             "examples/rwkv6.yaml",
             _rwkv6,
             _rwkv6_truth,
-            (Peer("fla rwkv6", _fla("rwkv6", "chunk_rwkv6"), 290),),
+            (Peer("fla rwkv6", _fla("rwkv6", "chunk_rwkv6"), 326),),
             frozen=("u",),
         ),
         Operator(
@@ -343,8 +343,8 @@ OPERATORS = {
             _hgrn,
             lambda i: references.gated_scan(i["x"], i["g"]),
             (
-                Peer("fla hgrn chunk", _fla("hgrn", "chunk_hgrn"), 12),
-                Peer("fla hgrn recurrent", _fla("hgrn", "fused_recurrent_hgrn"), 12),
+                Peer("fla hgrn chunk", _fla("hgrn", "chunk_hgrn"), 24),
+                Peer("fla hgrn recurrent", _fla("hgrn", "fused_recurrent_hgrn"), 24),
             ),
         ),
     )

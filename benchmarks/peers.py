@@ -202,12 +202,15 @@ def about_this_machine() -> dict[str, Any]:
 
     import torch
 
+    import seqgen
+
     meta: dict[str, Any] = {
+        "seqgen": seqgen.__version__,
         "gpu": torch.cuda.get_device_name(0),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-    for package in ("torch", "triton", "seqgen", "fla-core", "mamba-ssm"):
+    for package in ("torch", "triton", "fla-core", "mamba-ssm"):
         try:
             meta[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -27,7 +27,7 @@ def environment(cache: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": path,
         "TRITON_CACHE_DIR": str(cache / "triton"),
-        "XDG_CACHE_HOME": str(cache / "home"),
+        "SEQGEN_CACHE": str(cache / "seqgen"),
         "FLA_CACHE_RESULTS": "0",
         "PYTHONUNBUFFERED": "1",
     }
@@ -52,7 +52,7 @@ class Worker:
     def last_words(self) -> str:
         """The last line it printed; for a crash, the exception."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else ""
+        return lines[-1][:200] if lines else ""
 
 
 @contextmanager

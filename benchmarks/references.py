@@ -15,12 +15,12 @@ CHUNK = 32
 
 def relative_error(value: Tensor, truth: Tensor) -> float:
     """RMS(value - truth) / RMS(truth), computed in float64; NaN in ``value`` gives NaN."""
-    value, truth = value.double(), truth.double()
+    value, truth = value.detach().double(), truth.detach().double()
     return float((value - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 
 def l2norm(x: Tensor) -> Tensor:
-    """Divides x by its length along the last axis, as the libraries define it (1e-6 under the root)."""
+    """Vectors divided by their length; 1e-6 stands under the root, as in the libraries."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 

@@ -26,6 +26,10 @@ MODES = {
 }
 
 
+GAPS = {"missing", "failed", "broken", "skipped"}
+"""Keys that tell why something was not measured."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Ours and one peer at one shape; either may be absent."""
@@ -76,7 +80,7 @@ def error_text(result: Result) -> str:
     if "worst_error" not in result:
         return "failed" if "failed" in result else "-"
     value = result["worst_error"]
-    return ("nan" if value is None else f"{value:.4f}") + (" !" if result["wrong"] else "")
+    return ("nan" if value is None else f"{value:.2g}") + (" !" if result["wrong"] else "")
 
 
 def progress(result: Result) -> str:
@@ -113,9 +117,10 @@ def compact_table(data: Mapping[str, Any]) -> str:
     for mode in ("forward", "training", "training_graph"):
         mean = geometric_mean(pair.ratio(mode) for pair in rows)
         lines.append(f"geometric mean of the ratios, {MODES[mode]}: {written(mean, '.2f')}")
-    for result in [*data["compiled"], *data["results"]]:
-        if {"missing", "failed", "broken", "skipped"} & result.keys():
-            lines.append(progress(result))
+    trouble = [
+        progress(result) for result in [*data["results"], *data["compiled"]] if GAPS & set(result)
+    ]
+    lines += dict.fromkeys(trouble)
     lines += [progress(result) for result in data["cold_start"]]
     return "\n".join(lines)
 
@@ -151,7 +156,7 @@ def markdown(data: Mapping[str, Any], picture: str) -> str:
         for answer in data["cold_start"]:
             value = answer["cold_start_s"] or answer.get("broken")
             lines.append(f"| {answer['operator']} | {answer['contender']} | {value} |")
-    gaps = [r for r in data["results"] if {"missing", "failed", "broken", "skipped"} & r.keys()]
+    gaps = [result for result in data["results"] if GAPS & set(result)]
     if gaps:
         lines += ["", "## Not measured", "", *(f"* {progress(result)}" for result in gaps)]
     lines += ["", "An exclamation mark stands for a wrong result (worst error above 0.05).", ""]
