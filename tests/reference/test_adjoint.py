@@ -1,16 +1,14 @@
 """The symbolic adjoint, run token by token, equals autograd through the forward interpreter."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from operator_table import SPECS, from_text, recurrence
 from samples import draw, draw_states
+from strategies import recurrence_of, specs
 
 from seqgen.reference import adjoint, interpreter
-
-sys.path.append(str(Path(__file__).parents[1] / "passes"))
-from operator_table import SPECS, from_text, recurrence
 
 
 def assert_same_gradients(op, tensors, states, tolerance=1e-10):
@@ -108,3 +106,12 @@ def test_the_untaken_branch_may_overflow():
     assert torch.isfinite(found["x"]).all()
     assert found["x"][0, 0].tolist() == pytest.approx([0.0, float(slope), 0.0, 0.0])
     assert found["y"][0, 0].tolist() == pytest.approx([1.0, float(e * s), 0.0, 1.0])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(specs(), st.booleans())
+def test_gradients_of_random_specs(text, absent):
+    op = recurrence_of(text)
+    sizes = {axis.name: axis.size for axis in op.axes}
+    tensors = draw(op, batch=1, length=3, sizes=sizes, absent=["zh", "zv"] if absent else [])
+    assert_same_gradients(op, tensors, draw_states(op, 1, sizes=sizes), tolerance=1e-8)
