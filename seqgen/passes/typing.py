@@ -146,9 +146,9 @@ class _Typer(Aligner):
                 "Use 'where(condition, a, b)' to choose by value.",
             )
         hoist, self.names.hoist = self.names.hoist, None  # a branch may not be taken at all
-        self.names.present.add(test.id)
+        outer, self.names.present = self.names.present, {*self.names.present, test.id}
         then = self.visit(node.body)
-        self.names.present.discard(test.id)
+        self.names.present = outer
         other = self.visit(node.orelse)
         self.names.hoist = hoist
         then, other = self.align(node, (node.body, then), (node.orelse, other), nested=True)

@@ -1,4 +1,5 @@
 import sys
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "passes")]
+TESTS = Path(__file__).parents[1]
+sys.path += [str(TESTS), str(TESTS / "passes"), str(TESTS / "reference")]
