@@ -75,6 +75,10 @@ class Tiling:
         """``axis`` as tile dimension or scalar."""
         return next(dim for dim in (*self.dims, *self.scalars) if dim.axis == axis)
 
+    def has(self, axis: str) -> bool:
+        """Whether the program has ``axis`` (micro-step axes it has not)."""
+        return any(dim.axis == axis for dim in (*self.dims, *self.scalars))
+
     def tile(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """Tile dimensions that a value with ``axes`` can have, in order."""
         return tuple(dim.axis for dim in self.dims if dim.axis in axes)
@@ -86,16 +90,19 @@ class Tiling:
 
     def size(self, axes: tuple[str, ...]) -> str:
         """Number of entries of a tensor with ``axes``, as an atom."""
-        sizes = [self.any(axis).size for axis in axes]
+        sizes = [self.any(axis).size if self.has(axis) else axis for axis in axes]
         return f"({' * '.join(sizes)})" if len(sizes) > 1 else "".join(sizes) or "1"
 
-    def offset(self, axes: tuple[str, ...]) -> str:
-        """Offsets of this program's entries in a tensor with ``axes`` (memory order)."""
+    def offset(self, axes: tuple[str, ...], layout: tuple[str, ...]) -> str:
+        """Offsets of this program's entries in a tensor with ``layout`` (memory order).
+
+        Axes of the layout that are not among ``axes`` count as index 0.
+        """
         dims, terms = self.tile(axes), []
-        for i, axis in enumerate(axes):
+        for axis in axes:
             text = self.spread(self.any(axis).index, self.tile((axis,)), dims)
-            stride = self.size(axes[i + 1 :])
-            terms.append(text if i + 1 == len(axes) else f"{text} * {stride}")
+            inner = layout[layout.index(axis) + 1 :]
+            terms.append(f"{text} * {self.size(inner)}" if inner else text)
         return " + ".join(terms) or "0"
 
     def mask(self, axes: tuple[str, ...]) -> tuple[str, str]:

@@ -155,7 +155,7 @@ class Printer:
         if isinstance(expr, Number):
             return self.number(expr.value)
         if isinstance(expr, Size):
-            return Tile(self.tiling.any(expr.axis).size if self.has(expr.axis) else expr.axis, host=True)
+            return Tile(self.tiling.size((expr.axis,)), host=True)
         if isinstance(expr, Index):
             dim = self.tiling.any(expr.axis)
             return Tile(f"{dim.index}.to(tl.float32)", self.tiling.tile((expr.axis,)))
@@ -179,9 +179,6 @@ class Printer:
             return self.pick(expr)
         assert isinstance(expr, Pair), expr
         return self.pair(expr)
-
-    def has(self, axis: str) -> bool:
-        return any(dim.axis == axis for dim in (*self.tiling.dims, *self.tiling.scalars))
 
     def number(self, value: float) -> Tile:
         if math.isinf(value):

@@ -1,26 +1,7 @@
-"""Functions that Triton lacks or computes too roughly, and masked memory access. fp32 only."""
+"""Functions that Triton lacks or computes too roughly, for fp32 tiles and scalars."""
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def load_tile(pointer, mask, EXACT: tl.constexpr):
-    """Loads as fp32; lanes that do not exist become 0."""
-    if EXACT:
-        tile = tl.load(pointer)
-    else:
-        tile = tl.load(pointer, mask=mask, other=0.0)
-    return tile.to(tl.float32)
-
-
-@triton.jit
-def store_tile(pointer, tile, mask, EXACT: tl.constexpr):
-    """Stores in the dtype of the memory; lanes that do not exist are left out."""
-    if EXACT:
-        tl.store(pointer, tile.to(pointer.dtype.element_ty))
-    else:
-        tl.store(pointer, tile.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
