@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from seqgen.ir.expr import Expr, Ref, Size, walk
 from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
 from seqgen.passes.axes import live_assignments, program_values
+from seqgen.plan.tile import Tile
 from seqgen.plan.tiling import TILE_LIMIT, Factor, Tiling, elements, plan_tiling
 from seqgen.plan.triton_operations import CALLS
-from seqgen.plan.triton_printer import Key, Printer, Tile, present
+from seqgen.plan.triton_printer import Key, Printer, present
 
 # Names that the templates use; a value of the user with one of them gets an underscore.
 TEMPLATE_NAMES = frozenset(
@@ -55,8 +56,8 @@ class Program:
         """Axes whose sizes the kernels need, in order of declaration."""
         rec = self.recurrence
         need = {node.axis for node in nodes if isinstance(node, Size)}
-        for owner in (*self.tensors, *rec.states, *rec.outputs):
-            need.update(owner.axes)
+        for axes in [owner.axes for owner in self.owners]:
+            need.update(axes)
         need.update(dim.axis for dim in (*self.tiling.dims, *self.tiling.scalars))
         return tuple(axis.name for axis in rec.axes if axis.name in need)
 
@@ -65,6 +66,11 @@ class Program:
         """Inputs and parameters that the program reads, in argument order."""
         read = {name for name, _ in self.used}
         return tuple(t for t in self.recurrence.argument_order() if t.value in read)
+
+    @property
+    def owners(self) -> list[Tensor | Output | State]:
+        """Everything with a place in memory."""
+        return [*self.tensors, *self.recurrence.outputs, *self.recurrence.states]
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -114,7 +120,7 @@ class Program:
         """Definitions of the tile's indices, masks, and of its offsets in every tensor."""
         tiling = self.tiling
         lines = [line for dim in (*tiling.scalars, *tiling.dims) for line in dim.lines]
-        for owner in (*self.tensors, *self.recurrence.outputs, *self.recurrence.states):
+        for owner in self.owners:
             text = tiling.offset(self.program_axes(owner), owner.axes)
             lines.append(f"{place(owner)} = {text}")
         return tuple(lines)
@@ -123,7 +129,9 @@ class Program:
         """Axes of ``owner`` that the program has (micro-step axes are picked instead)."""
         return tuple(axis for axis in owner.axes if self.tiling.has(axis))
 
-    def token_pointer(self, pointer: str, owner: Tensor | Output, at: tuple[tuple[str, int], ...] = ()) -> str:
+    def token_pointer(
+        self, pointer: str, owner: Tensor | Output, at: tuple[tuple[str, int], ...] = ()
+    ) -> str:
         """Address of this program's entries of a per-token tensor at ``row``."""
         text = f"{pointer} + row * {self.tiling.size(owner.axes)} + {place(owner)}"
         for axis, index in at:
@@ -153,9 +161,9 @@ class Program:
         line, condition = self.store(pointer, text, axes), self.once(axes)
         return (f"if {condition}:", f"    {line}") if condition else (line,)
 
-    def state_pointer(self, state: State, pointer: str, place: str) -> str:
-        """Address in a tensor ``[places, *axes of the state]``; ``place`` is an int64 text."""
-        return f"{pointer} + {place} * {self.tiling.size(state.axes)} + {place(state)}"
+    def state_pointer(self, state: State, pointer: str, index: str) -> str:
+        """Address in a tensor ``[places, *axes of the state]``; ``index`` is an int64 text."""
+        return f"{pointer} + {index} * {self.tiling.size(state.axes)} + {place(state)}"
 
     # The token program ----------------------------------------------------------------------
 
@@ -167,10 +175,10 @@ class Program:
             for key in sorted(key for key in self.used if key[0] == tensor.value):
                 pointer = f"{tensor.name}_ptr"
                 if token:
-                    place = self.token_pointer(pointer, tensor, key[1])
+                    address = self.token_pointer(pointer, tensor, key[1])
                 else:
-                    place = f"{pointer} + {place(tensor)}"
-                line = f"{self.variable(key)} = {self.load(place, axes)}"
+                    address = f"{pointer} + {place(tensor)}"
+                line = f"{self.variable(key)} = {self.load(address, axes)}"
                 if tensor.required:
                     lines.append(line)
                     continue
@@ -296,7 +304,9 @@ class Program:
 
         Without ``axis`` block dimensions are left out.
         """
-        tiles = {self.tiling.tile(node.axes) for v in program_values(self.recurrence) for node in walk(v)}
+        tiles = {
+            self.tiling.tile(node.axes) for v in program_values(self.recurrence) for node in walk(v)
+        }
         tiles |= {self.tiling.tile(state.axes) for state in self.recurrence.states}
         if axis is None:
             blocks = {dim.axis for dim in self.tiling.dims if dim.block}
@@ -336,5 +346,6 @@ def place(owner: Tensor | Output | State) -> str:
 
 
 def _atom(factor: Factor) -> str:
-    simple = factor.count.isidentifier()
-    return factor.count if simple else f"({factor.count})"
+    text = factor.count
+    closed = text.isidentifier() or (text.startswith("(") and text.find(")") == len(text) - 1)
+    return text if closed else f"({text})"

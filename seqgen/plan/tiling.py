@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from seqgen.ir.recurrence import Axis, Recurrence
+from seqgen.ir.recurrence import Axis, Output, Recurrence, State
 from seqgen.passes.axes import AxisPlan, split_axes
 
 TILE_LIMIT = 16384
@@ -160,9 +160,9 @@ def plan_tiling(recurrence: Recurrence, axes: AxisPlan | None = None) -> Tiling:
     for name in order:
         if name in axes.coupled:
             dims.append(_whole(name))
-    for parent in parents:
-        scalars.append(Dim(parent, parent, index=f"i_{parent}"))
-        factors.append(Factor(parent, f"i_{parent}", parent))
+    for name in parents:
+        scalars.append(Dim(name, name, index=f"i_{name}"))
+        factors.append(Factor(name, f"i_{name}", name))
     for name in axes.grid:
         parent = next((p for p, child in parents.items() if child == name), None)
         extent = name if parent is None else f"({name} // {parent})"
@@ -211,8 +211,9 @@ def _block(name: str, parent: str | None, extent: str) -> Dim:
 
 
 def _used_axes(recurrence: Recurrence) -> set[str]:
-    owners = [*recurrence.tensors, *recurrence.states, *recurrence.outputs]
-    return {axis for owner in owners for axis in owner.axes}
+    layouts = [owner.axes for owner in (*recurrence.tensors, *recurrence.states)]
+    layouts += [output.axes for output in recurrence.outputs]
+    return {axis for layout in layouts for axis in layout}
 
 
 def elements(axes: tuple[Axis, ...] | list[Axis]) -> int:
@@ -248,7 +249,7 @@ def _block_axis(recurrence: Recurrence, axes: AxisPlan, parents: dict[str, str])
 
 def _memory_order(recurrence: Recurrence) -> list[str]:
     """All axes; those of the largest state last and in its order."""
-    owners = list(recurrence.states or recurrence.outputs)
+    owners: list[State | Output] = list(recurrence.states) or list(recurrence.outputs)
     main = max(owners, key=lambda o: elements([recurrence.axis(a) for a in o.axes]))
     rest = [axis.name for axis in recurrence.axes if axis.name not in main.axes]
     return [*rest, *main.axes]

@@ -30,42 +30,9 @@ from seqgen.ir.expr import (
     Size,
 )
 from seqgen.ir.recurrence import Assignment
+from seqgen.plan.tile import ATOM, BINDING, LOOSE, POWER, PRODUCT, SUM, UNARY, Tile
 from seqgen.plan.tiling import Tiling
 from seqgen.plan.triton_operations import CALLS, COMPARE, INFIX, constant
-
-ATOM, POWER, UNARY, PRODUCT, SUM, LOOSE = 6, 5, 4, 3, 2, 0
-BINDING = {"mul": PRODUCT, "div": PRODUCT, "add": SUM, "sub": SUM}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Triton text of a value.
-
-    Attributes:
-        dims: tile dimensions the text has; those it lacks it is constant along.
-        pad: for a dimension, the number that all lanes beyond the true size hold, if known.
-        binding: how strongly the outermost operator of the text binds.
-        host: whether it is a Python number or constexpr, not a tensor.
-        truth: whether it is a truth value and no number.
-        number: its value if it is a literal.
-    """
-
-    text: str
-    dims: tuple[str, ...] = ()
-    pad: Mapping[str, float] = field(default_factory=dict)
-    binding: int = ATOM
-    host: bool = False
-    truth: bool = False
-    number: float | None = None
-
-    def inside(self, binding: int) -> str:
-        """The text as an operand of an operator that binds this strongly."""
-        return self.text if self.binding >= binding else f"({self.text})"
-
-    def known(self, dim: str) -> float | None:
-        """What its lanes beyond the true size of ``dim`` hold, if known."""
-        return self.pad.get(dim) if dim in self.dims else self.number
-
 
 Key = tuple[str, tuple[tuple[str, int], ...]]
 
@@ -98,7 +65,9 @@ class Printer:
         dims = self.tiling.tile(axes)
         return Tile(self.name(name), dims, {} if pad is None else dict.fromkeys(dims, pad))
 
-    def assignments(self, block: Iterable[Assignment], full: Mapping[str, tuple[str, ...]]) -> list[str]:
+    def assignments(
+        self, block: Iterable[Assignment], full: Mapping[str, tuple[str, ...]]
+    ) -> list[str]:
         """Lines for a block; ``full`` gives the axes of values that must have them all."""
         lines, equation = [], ""
         for assignment in block:
@@ -124,7 +93,9 @@ class Printer:
         if tile.dims == dims and not tile.host:
             return tile
         if not dims:
-            return replace(tile, text=f"tl.full([], {tile.text}, tl.float32)", host=False, binding=ATOM)
+            return replace(
+                tile, text=f"tl.full([], {tile.text}, tl.float32)", host=False, binding=ATOM
+            )
         shape = self.tiling.shape(dims)
         if tile.host:
             text = f"tl.full({shape}, {tile.text}, tl.float32)"
@@ -312,7 +283,9 @@ class Printer:
         function, fill = {"sum": ("tl.sum", 0.0), "amax": ("tl.max", -math.inf)}[op]
         rest = tuple(dim for dim in dims if dim != axis)
         pad = {dim: 0.0 for dim in rest if op == "sum" and tile.pad.get(dim) == 0.0}
-        return Tile(f"{function}({self.keep(tile, axis, fill)}, axis={dims.index(axis)})", rest, pad)
+        return Tile(
+            f"{function}({self.keep(tile, axis, fill)}, axis={dims.index(axis)})", rest, pad
+        )
 
     def rename(self, expr: Rename) -> Tile:
         tile = self.numeric(self.print(expr.arg))
@@ -368,7 +341,10 @@ class Printer:
         tile = self.numeric(self.print(expr.arg))
         tile = self.lift(tile, self.tiling.tile((*tile.dims, expr.axis)))
         size = self.tiling.any(expr.half).size
-        place = {"adjacent": f"2 * {{new}} + {expr.part}", "halves": f"{{new}} + {expr.part} * {size}"}
+        place = {
+            "adjacent": f"2 * {{new}} + {expr.part}",
+            "halves": f"{{new}} + {expr.part} * {size}",
+        }
         return self.select(tile, expr.axis, expr.half, f"{{old}} == {place[expr.pairs]}")
 
     def pair(self, expr: Pair) -> Tile:

@@ -26,10 +26,7 @@ def sequence_range(cu_seqlens_ptr, sequence, T, CHUNK: tl.constexpr, PACKED: tl.
 @triton.jit
 def load_tile(pointer, mask, EXACT: tl.constexpr):
     """Loads as fp32; lanes that do not exist become 0."""
-    if EXACT:
-        tile = tl.load(pointer)
-    else:
-        tile = tl.load(pointer, mask=mask, other=0.0)
+    tile = tl.load(pointer) if EXACT else tl.load(pointer, mask=mask, other=0.0)
     return tile.to(tl.float32)
 
 
