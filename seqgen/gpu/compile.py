@@ -86,6 +86,31 @@ def compile_launch(launch: Launch, gpu: Gpu) -> KernelResources:
     )
 
 
+def is_cached(launch: Launch, gpu: Gpu) -> bool:
+    """Whether ``compile_launch`` would compile nothing: binary and report are in Triton's cache."""
+    from triton import knobs
+    from triton._C.libtriton import get_cache_invalidating_env_vars
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+    from triton.runtime.cache import get_cache_key, get_cache_manager
+
+    if knobs.compilation.always_compile:
+        return False
+    target = GPUTarget(gpu.backend, gpu.arch, gpu.warp_size)
+    try:
+        source, options = specialise(launch, target)
+    except Exception:
+        # The same error comes again when it is compiled, and is reported there.
+        return False
+    backend = make_backend(target)
+    variables = get_cache_invalidating_env_vars()
+    key = get_cache_key(source, backend, backend.parse_options(options), env_vars=variables)
+    manager = get_cache_manager(hashlib.sha256(key.encode()).hexdigest())
+    name = f"{source.name[:150]}.json"
+    metadata = (manager.get_group(name) or {}).get(name)
+    return metadata is not None and (gpu.backend == "hip" or _report_file(Path(metadata)).exists())
+
+
 def specialise(launch: Launch, target: Any) -> tuple[Any, dict[str, Any]]:
     """The ``ASTSource`` and options with which the JIT of ``target`` would compile the launch.
 
@@ -143,7 +168,7 @@ def _report(compiled: Any, log: str) -> AssemblerReport | None:
     metadata = next(
         Path(path) for path in compiled.metadata_group.values() if path.endswith("json")
     )
-    file = metadata.with_suffix(".seqgen-report")
+    file = _report_file(metadata)
     if "Used " in log:
         report = parse_ptxas(log)
         _keep(file, json.dumps(dataclasses.asdict(report)))
@@ -153,6 +178,10 @@ def _report(compiled: Any, log: str) -> AssemblerReport | None:
         return AssemblerReport(**stored | {"warnings": tuple(stored["warnings"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _report_file(metadata: Path) -> Path:
+    return metadata.with_suffix(".seqgen-report")
 
 
 def _keep(file: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from seqgen.gpu.compile import compile_launch, is_cached
 from seqgen.gpu.launches import Launch
 from seqgen.gpu.resources import KernelResources
 from seqgen.gpu.table import Gpu
@@ -49,12 +50,19 @@ def compile_launches(
     Returns:
         A result for each launch, in their order. Nothing raises on a kernel's account.
     """
-    if not launches:
-        return []
-    count = max(1, min(workers or os.cpu_count() or 1, len(launches)))
+    results: dict[int, KernelResources | CompileFailure] = {}
+    report = on_result or (lambda result: None)
+    for index, launch in enumerate(launches):
+        # A process takes seconds to start; what needs no compiler needs no shield from it.
+        if is_cached(launch, gpu):
+            results[index] = compile_launch(launch, gpu)
+            report(results[index])
+    missing = [index for index in range(len(launches)) if index not in results]
+    if not missing:
+        return [results[index] for index in range(len(launches))]
+    count = max(1, min(workers or os.cpu_count() or 1, len(missing)))
     crew = [_Worker(deadline) for _ in range(count)]
     idle = list(crew)
-    results: dict[int, KernelResources | CompileFailure] = {}
 
     def compile_one(index: int) -> int:
         worker = idle.pop()
@@ -66,19 +74,16 @@ def compile_launches(
 
     try:
         with ThreadPoolExecutor(count) as threads:
-            jobs = [threads.submit(compile_one, index) for index in range(len(launches))]
+            jobs = [threads.submit(compile_one, index) for index in missing]
             try:
                 for job in as_completed(jobs):
-                    if on_result is not None:
-                        on_result(results[job.result()])
+                    report(results[job.result()])
             except BaseException:
                 # Ctrl-C: nobody waits for the kernels that are left.
                 threads.shutdown(wait=False, cancel_futures=True)
                 for worker in crew:
                     worker.kill()
                 raise
-        for job in jobs:
-            job.result()
     finally:
         for worker in crew:
             worker.close()

@@ -17,6 +17,10 @@ from seqgen.gpu.resources import KernelResources
 
 def main() -> None:
     """Serve until standard input ends."""
+    # Their seconds are no kernel's compile time.
+    import torch  # noqa: F401
+    import triton.compiler  # noqa: F401
+
     # The compiler prints to standard output; answers get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
-from seqgen.gpu.compile import CompileError, compile_launch, specialise  # noqa: E402
+from seqgen.gpu.compile import CompileError, compile_launch, is_cached, specialise  # noqa: E402
 from seqgen.gpu.launches import capture_launches  # noqa: E402
 from seqgen.gpu.resources import launchable  # noqa: E402
 from seqgen.gpu.table import find_gpu  # noqa: E402
@@ -103,7 +103,10 @@ def test_a_dot_compiles_for_every_architecture(kernels, no_driver, name, shared)
 def test_a_second_build_takes_all_from_the_cache(kernels):
     gpu = find_gpu("h200")
     (launch,) = capture_launches(launch_dot(kernels, n=16, width=64))
+    assert not is_cached(launch, gpu)
     first = compile_launch(launch, gpu)
+    assert is_cached(launch, gpu)
+    assert not is_cached(launch, find_gpu("a100"))
     second = compile_launch(launch, gpu)
     assert (first.from_cache, second.from_cache) == (False, True)
     assert second.binary_sha256 == first.binary_sha256

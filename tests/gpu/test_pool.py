@@ -32,12 +32,22 @@ def test_a_bad_kernel_costs_only_itself_and_the_order_is_kept(kernels):
     assert seen == results
 
 
+def test_what_is_cached_starts_no_process(kernels, monkeypatch):
+    launches = capture_launches(launch_dot(kernels, n=3, width=32))
+    gpu = find_gpu("a100")
+    (first,) = compile_launches(launches, gpu)
+    monkeypatch.setattr("seqgen.gpu.pool._Worker", None)
+    (second,) = compile_launches(launches, gpu)
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert second.binary_sha256 == first.binary_sha256
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [("abort", "the compiler died with status -6."), ("hang", "the compiler took more than 1 s")],
 )
 def test_a_compiler_that_dies_is_a_failure(kernels, monkeypatch, fault, reason):
-    launches = capture_launches(launch_dot(kernels))
+    launches = capture_launches(launch_dot(kernels, width=32, k=32))
     monkeypatch.setenv("SEQGEN_TEST_WORKER", fault)
     (result,) = compile_launches(launches, find_gpu("h100"), deadline=1 if fault == "hang" else 60)
     assert result == CompileFailure("dot_kernel", reason)
