@@ -175,6 +175,28 @@ def _made_names(spec: Spec, axes: dict[str, Axis]) -> Iterator[tuple[str, str]]:
             yield f"{name}_{version}", f"a version of '{name}', which is assigned several times"
 
 
+def check_used(spec: Spec) -> None:
+    """What is declared is read: a forgotten gate must not pass as an operator without one."""
+    targets = [*spec.let, *assignments(spec)]
+    expressions = [(assign.target, assign.value) for assign in targets]
+    expressions += [("", output.value) for output in spec.outputs]
+    readers: dict[str, set[str]] = {}
+    for target, expression in expressions:
+        for node in ast.walk(expression.tree):
+            if isinstance(node, ast.Name):
+                readers.setdefault(node.id, set()).add(target)
+    declared = [(d.name, d.span) for d in (*spec.inputs, *spec.parameters) if d.name not in readers]
+    made = [(state.name, state.span) for state in spec.states]
+    made += [(assign.target, assign.span) for assign in targets]
+    for name, span in [*declared, *((n, s) for n, s in made if not readers.get(n, set()) - {n})]:
+        raise SpecError(
+            f"'{name}' is never used.",
+            span,
+            label="no other expression reads it",
+            hint="Use it, or remove it.",
+        )
+
+
 def explain_unknown(
     spec: Spec, name: str, span: Span, section: str, known: Iterable[str]
 ) -> SpecError:

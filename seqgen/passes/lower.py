@@ -20,11 +20,16 @@ from seqgen.ir.expr import (
     add,
     call,
     references,
-    walk,
 )
 from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
 from seqgen.passes.alignment import Names, show_axes
-from seqgen.passes.declarations import check_axes, check_names, explain_unknown, lower_axes
+from seqgen.passes.declarations import (
+    check_axes,
+    check_names,
+    check_used,
+    explain_unknown,
+    lower_axes,
+)
 from seqgen.passes.micro_steps import at_micro_step, check_outside, count_steps
 from seqgen.passes.typing import type_expression
 from seqgen.spec.model import Assign, Repeat, Spec, TensorDecl
@@ -78,6 +83,7 @@ class _Lowering:
         self.lower_let()
         self.lower_update()
         outputs = tuple(self.lower_outputs())
+        check_used(spec)
         delays = tuple(self.delays.values())
         final = [(s.name, s.name) for s in states]
         final += [(delay.name, self.delayed_value(delay.name)) for delay in delays]
@@ -371,7 +377,6 @@ class _Lowering:
             else:
                 axes = self.output_axes(value)
             outputs.append(Output(decl.name, axes, value, decl.dtype))
-        self.check_reads(outputs)
         return outputs
 
     def output_axes(self, value: Expr) -> tuple[str, ...]:
@@ -381,19 +386,3 @@ class _Lowering:
                 return tuple(axis for axis in axes if axis in value.axes)
         rank = list(self.axes)
         return tuple(sorted(value.axes, key=rank.index))
-
-    def check_reads(self, outputs: list[Output]) -> None:
-        """Every state must matter: read by an output, or by an update of another state."""
-        read = {
-            node.name
-            for value in [*(o.value for o in outputs), *(a.value for a in self.update)]
-            for node in walk(value)
-            if isinstance(node, Ref)
-        }
-        for decl in self.spec.states:
-            if not read & {decl.name, f"{decl.name}_prev"}:
-                raise SpecError(
-                    f"The state '{decl.name}' is never read.",
-                    decl.span,
-                    hint="Use it in 'output', or remove it.",
-                )

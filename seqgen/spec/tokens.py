@@ -60,13 +60,13 @@ def check_tokens(text: str, places: tuple[Span, ...]) -> int:
         is_value = match["number"] is not None or (
             match["word"] is not None and word not in _WORD_OPERATORS
         )
+        if match["number"] is not None and re.match(r"\w", text[position:]):
+            raise _missing_operator(place(places, position, position + 1))
         if is_value or (word == "not" and not awaits_operand):
             if keyword.iskeyword(word) and word != "not":
                 raise SpecError(f"'{word}' is not part of the language.", span)
             if not awaits_operand:
-                raise SpecError(
-                    "An operator is missing here.", span, hint="A product is written with '*'."
-                )
+                raise _missing_operator(span)
             awaits_operand = False
         elif word == "(":
             is_call = not awaits_operand
@@ -105,6 +105,10 @@ def check_tokens(text: str, places: tuple[Span, ...]) -> int:
     if awaits_operand:
         raise SpecError("The expression ends too early.", place(places, len(text), len(text) + 1))
     return depth
+
+
+def _missing_operator(span: Span) -> SpecError:
+    return SpecError("An operator is missing here.", span, hint="A product is written with '*'.")
 
 
 def _unknown(character: str, span: Span) -> SpecError:
