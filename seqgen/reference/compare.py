@@ -51,7 +51,7 @@ class Comparison:
 
 def rms(value: Tensor) -> float:
     """Root mean square, in float64; 0 for an empty tensor."""
-    return float(value.double().square().mean().sqrt()) if value.numel() else 0.0
+    return float(value.detach().double().square().mean().sqrt()) if value.numel() else 0.0
 
 
 def relative_error(value: Tensor, reference: Tensor, floor: float = 0.0) -> float:
@@ -89,7 +89,7 @@ def compare(
 
 
 def gradient_kind(recurrence: Recurrence, name: str) -> str:
-    """ "gate" for tensors that bend or scale others (decays, betas, biases), else "gradient".
+    """Which limit the gradient of a tensor has: "gate" or "gradient".
 
     A tensor is a gate if it goes into an exponential or the like, or if it has fewer axes than
     some input that it multiplies (a beta per head).
