@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seqgen.ir.recurrence import Recurrence
+from seqgen.plan.recurrent_backward import RecurrentBackward, plan_recurrent_backward
 from seqgen.plan.recurrent_forward import plan_recurrent_forward
 from seqgen.plan.recurrent_program import Program
 from seqgen.plan.schedule import KernelPart, SchedulePlan
@@ -13,13 +14,24 @@ def plan_recurrent(recurrence: Recurrence) -> SchedulePlan:
     """Kernels, launchers and calls that run ``recurrence`` serially in time."""
     program = Program(recurrence)
     forward = plan_recurrent_forward(program)
+    backward = plan_recurrent_backward(program)
+    helpers = ["recurrent"]
+    if program.helpers:
+        helpers.insert(0, "arithmetic")
     return SchedulePlan(
         name="recurrent",
-        helpers=("arithmetic", "recurrent"),
-        kernels=(KernelPart(forward.name, "kernels/recurrent_forward.py.jinja", forward),),
+        helpers=tuple(helpers),
+        kernels=(
+            KernelPart(forward.name, "kernels/recurrent_forward.py.jinja", forward),
+            KernelPart(backward.name, "kernels/recurrent_backward.py.jinja", backward),
+        ),
         forward_call=_forward_call(program),
-        backward_call=("raise NotImplementedError",),
-        defaults={"operator": {"C": 32}, forward.name: _default(program, 1024)},
+        backward_call=_backward_call(program, backward),
+        defaults={
+            "operator": {"C": 32},
+            forward.name: _default(program, 1024),
+            backward.name: _default(program, 2048),
+        },
     )
 
 
@@ -46,11 +58,45 @@ def _default(program: Program, lanes: int) -> dict[str, int]:
 
 def _forward_call(program: Program) -> tuple[str, ...]:
     rec = program.recurrence
-    names = [t.name for t in program.tensors] + [f"{s.name}_0" for s in rec.states]
     results = [o.name for o in rec.outputs] + [f"{s.name}_final" for s in rec.states]
-    ignored = ["_"] * len(rec.states)
     return (
-        f"{', '.join([*results, *ignored])} = launch_recurrent_forward(",
-        f"    {', '.join(names)}, cu_seqlens, sizes, want_final, False",
+        f"{', '.join([*results, *['_'] * len(rec.states)])} = launch_recurrent_forward(",
+        f"    {_forward_arguments(program)}, cu_seqlens, sizes, want_final, False",
         ")",
     )
+
+
+def _forward_arguments(program: Program) -> str:
+    names = [t.name for t in program.tensors]
+    return ", ".join([*names, *(f"{s.name}_0" for s in program.recurrence.states)])
+
+
+def _backward_call(program: Program, plan: RecurrentBackward) -> tuple[str, ...]:
+    """The forward again, for the states before each chunk, then the backward."""
+    rec = program.recurrence
+    lines = []
+    if plan.checkpoints:
+        states = [f"{s.name}_checkpoint" if s.name in plan.checkpoints else "_" for s in rec.states]
+        lines += [
+            f"*_, {', '.join(states)} = launch_recurrent_forward(",
+            f"    {_forward_arguments(program)}, cu_seqlens, sizes, False, True",
+            ")",
+        ]
+    lines += [
+        f"{', '.join(f'grad_{name}' for name in plan.gradients)}, = launch_recurrent_backward(",
+        f"    {plan.arguments}, cu_seqlens, sizes",
+        ")",
+        "gradients = (",
+    ]
+    for tensor in rec.argument_order():
+        known = tensor.name in plan.gradients
+        zero = f"torch.zeros_like({tensor.name})"
+        if not tensor.required:
+            zero = f"None if {tensor.name} is None else {zero}"
+        lines.append(f"    grad_{tensor.name}," if known else f"    {zero},")
+    for state in rec.states:
+        known = state.name in plan.gradients
+        zero = f"torch.zeros_like({state.name}_0)"
+        zero = f"None if {state.name}_0 is None else {zero}"
+        lines.append(f"    grad_{state.name}," if known else f"    {zero},")
+    return (*lines, ")")

@@ -27,7 +27,6 @@ class RecurrentForward:
     checkpoint: Lines
     token: Lines
     final: Lines
-    helpers: frozenset[str]
     # The launcher.
     arguments: str
     returns: str
@@ -48,6 +47,7 @@ def plan_recurrent_forward(program: Program) -> RecurrentForward:
     token += printer.assignments(program.live, program.full)
     token += _output_lines(program, printer)
     token += program.advance_lines(printer)
+    program.helpers |= printer.helpers
     states = rec.states
     tensors = [tensor.name for tensor in program.tensors]
     return RecurrentForward(
@@ -79,7 +79,6 @@ def plan_recurrent_forward(program: Program) -> RecurrentForward:
                 state.axes,
             )
         ),
-        helpers=frozenset(printer.helpers),
         arguments=", ".join([*tensors, *(f"{state.name}_0" for state in states)]),
         returns=_returns(program),
         sizes=program.size_lines(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 import keyword
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from seqgen.ir.expr import Expr, Ref, Size, walk
@@ -23,8 +23,8 @@ from seqgen.plan.triton_printer import Key, Printer, present
 TEMPLATE_NAMES = frozenset(
     """pid sequence bos eos length row t c chunk chunk_base chunks start step scratch tl triton
     torch T B CHUNK STAGES PACKED FINAL CHECKPOINTS cu_seqlens cu_seqlens_ptr config key grid
-    chunk_rows load_tile store_tile keep sizes want_final want_checkpoints n_tokens n_sequences
-    programs""".split()
+    back count load_tile store_tile keep sequence_range sizes want_final want_checkpoints
+    n_tokens n_sequences n_rows programs volume scratch_ptr SCRATCH n_chunks new""".split()
 )
 
 Lines = tuple[str, ...]
@@ -40,6 +40,7 @@ class Program:
     used: frozenset[Key] = field(init=False)
     names: dict[str, str] = field(init=False)
     state_pad: dict[str, float | None] = field(init=False)
+    helpers: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         rec = self.recurrence
@@ -167,10 +168,14 @@ class Program:
 
     # The token program ----------------------------------------------------------------------
 
-    def leaf_lines(self, tensors: Iterable[Tensor], *, token: bool) -> Lines:
-        """Loads of inputs (per token) or parameters."""
+    def leaf_lines(
+        self, tensors: Iterable[Tensor], *, token: bool, read: Collection[str] | None = None
+    ) -> Lines:
+        """Loads of inputs (per token) or parameters, of those with values in ``read`` if given."""
         lines: list[str] = []
         for tensor in tensors:
+            if read is not None and tensor.value not in read:
+                continue
             axes = self.program_axes(tensor)
             for key in sorted(key for key in self.used if key[0] == tensor.value):
                 pointer = f"{tensor.name}_ptr"

@@ -211,7 +211,8 @@ def _block(name: str, parent: str | None, extent: str) -> Dim:
 
 
 def _used_axes(recurrence: Recurrence) -> set[str]:
-    layouts = [owner.axes for owner in (*recurrence.tensors, *recurrence.states)]
+    layouts = [tensor.axes for tensor in recurrence.tensors]
+    layouts += [state.axes for state in recurrence.states]
     layouts += [output.axes for output in recurrence.outputs]
     return {axis for layout in layouts for axis in layout}
 

@@ -1,5 +1,6 @@
 """Sequences, tiles in memory, and launch sizes of token-serial kernels."""
 
+import torch
 import triton
 import triton.language as tl
 
@@ -42,6 +43,22 @@ def store_tile(pointer, tile, mask, EXACT: tl.constexpr):
 def _contiguous(tensor):
     """A tensor that may be absent, in dense memory order."""
     return None if tensor is None else tensor.contiguous()
+
+
+def _parts(tensor, parts, zero):
+    """Memory for ``parts`` parts of a gradient; a single part is the gradient itself."""
+    if tensor is None:
+        return None
+    dtype = tensor.dtype if parts == 1 else torch.float32
+    new = tensor.new_zeros if zero else tensor.new_empty
+    return new((parts, *tensor.shape), dtype=dtype)
+
+
+def _total(parts):
+    """The sum over parts, in their order."""
+    if parts is None:
+        return None
+    return parts[0] if parts.shape[0] == 1 else parts.sum(0)
 
 
 def _grid(programs):
