@@ -270,7 +270,7 @@ class Affine:
     def _times(self, expr: Expr, factor: Expr) -> tuple[Term, ...]:
         """``expr`` times a state-free ``factor``."""
         return tuple(
-            replace(t, number=t.number * f.number, factors=t.factors + f.factors)
+            replace(t, number=t.number * f.number, factors=f.factors + t.factors)
             for t in self.terms(expr)
             for f in self._constant(factor)
         )

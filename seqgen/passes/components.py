@@ -62,6 +62,17 @@ class Program:
             found |= self.states_read(name)
         return frozenset(found)
 
+    def feeds(self, name: str, states: frozenset[str]) -> bool:
+        """Whether the update of one of ``states`` takes the value ``name``."""
+        todo = [version for state in states for version in self.versions[state][1:]]
+        seen = set(todo)
+        while todo:
+            for other in references(self.definitions[todo.pop()]):
+                if other in self.definitions and other not in seen:
+                    seen.add(other)
+                    todo.append(other)
+        return name in seen
+
     def wide(self, expr: Expr) -> bool:
         """Whether a value is larger than every tensor of the operator."""
         axes = {self._parent[axis] for axis in expr.axes}
@@ -80,7 +91,7 @@ class Program:
                 for name in [node.name]
                 if name in self.definitions
                 and name not in stop
-                and (self._depends(name, states) or self.wide(node))
+                and (self._depends(name, states) or self._is_wide_local(node))
             }
             if not values:
                 return expr
@@ -88,6 +99,9 @@ class Program:
             if sum(1 for _ in walk(expr)) > MOST_NODES:
                 raise NotAffineError("its equations, written out, are too long")
         raise AssertionError("assignments are in order, so this ends")
+
+    def _is_wide_local(self, node: Ref) -> bool:
+        return node.name not in self.owner and self.wide(node)
 
     def _depends(self, name: str, states: frozenset[str]) -> bool:
         if name in self.owner:
