@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 from seqgen.ir.recurrence import Recurrence
@@ -57,10 +58,12 @@ GROUPED = {"H": "4", "K": "64", "V": "64", "HV": "{groups_of: H, size: 8}"}
 
 
 def qkv(name, update, inputs=None, let=None, states=None, output=None, **more) -> str:
-    """An operator that differs from plain linear attention as given."""
+    """An operator that differs from plain linear attention as given; inputs only if used."""
+    inputs = {**QKV, **(inputs or {})}
+    equations = str((update, SC if let is None else let, output or READ))
     return yaml(
         name,
-        inputs={**QKV, **(inputs or {})},
+        inputs={k: v for k, v in inputs.items() if re.search(rf"\b{k}\b", equations)},
         states=states or {"S": "[H, K, V]"},
         update=update if isinstance(update, list) else [update],
         output=output or READ,

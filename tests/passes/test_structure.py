@@ -197,8 +197,8 @@ def test_all_applicable_families_are_kept():
     ],
 )  # fmt: skip
 def test_log_forms(decay, declare, log, kind):
-    text = qkv("op", f"S = {decay}*S + k*v", {"f": declare}, parameters={"unused": "[]"})
-    component = analyse(from_text(text.replace("parameters:\n  unused: []\n", ""))).components[0]
+    text = qkv("op", f"S = {decay}*S + k*v", {"f": declare})
+    component = analyse(from_text(text)).components[0]
     assert (component.decay, show(component.log_decay)) == (kind, log)
 
 
