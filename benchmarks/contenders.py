@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def build(operator: Operator) -> str:
     """Builds our operator from its spec; returns the path of the generated file."""
     import seqgen
 
-    return str(seqgen.load(str(ROOT / operator.spec)).__code__.co_filename)
+    return str(seqgen.load_operator(ROOT / operator.spec).__file__)
 
 
 def load_file(file: str) -> Callable[..., Any]:
@@ -26,8 +27,10 @@ def load_file(file: str) -> Callable[..., Any]:
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # torch looks the module of a custom operator up while the file is still being imported.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return getattr(module, module.SPEC["name"])
+    return getattr(module, module.SPEC["operator"])
 
 
 def first_line(problem: BaseException) -> str:

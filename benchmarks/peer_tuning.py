@@ -43,7 +43,7 @@ def shorten_timing() -> None:
 
 
 @contextmanager
-def compile_only(threads: int) -> Iterator[list[int]]:
+def compile_only(threads: int, part: int = 0, parts: int = 1) -> Iterator[list[int]]:
     """Autotuned kernels are compiled in all their configurations, and not launched.
 
     The compiled kernels land in Triton's disk cache, where the timed process, which makes the
@@ -51,9 +51,11 @@ def compile_only(threads: int) -> Iterator[list[int]]:
 
     Args:
         threads: compilations at a time.
+        part: which share of each kernel's configurations this process compiles.
+        parts: how many processes share them.
 
     Yields:
-        A list to which each kernel adds the number of its configurations.
+        A list to which each kernel adds the number of configurations compiled here.
     """
     from triton.runtime._async_compile import AsyncCompileMode
     from triton.runtime.autotuner import Autotuner
@@ -64,14 +66,15 @@ def compile_only(threads: int) -> Iterator[list[int]]:
 
         def run(self: Any, *args: Any, **kwargs: Any) -> None:
             self.nargs = dict(zip(self.arg_names, args, strict=False))
-            configs = self.prune_configs(kwargs)
+            every = self.prune_configs(kwargs)
+            configs = every[part::parts]
             with AsyncCompileMode(pool, ignore_errors=True):
                 for config in configs:
                     options = {**kwargs, **config.all_kwargs(), "warmup": True}
                     self.fn.run(*args, **options)
             counts.append(len(configs))
             # Some callers ask which configuration ran.
-            self.best_config = configs[0]
+            self.best_config = every[0]
             self.nargs = None
 
         Autotuner.run = run

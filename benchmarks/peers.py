@@ -11,6 +11,7 @@ are wrong keeps its time, marked.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -122,15 +123,24 @@ def groups(shapes: Sequence[Shape]) -> list[list[Shape]]:
     return list(found.values())
 
 
-def compile_jobs(parsed: argparse.Namespace, files: dict[str, str | None]) -> list[dict[str, Any]]:
-    """One per operator, contender and group of shapes; the largest first."""
+def compile_jobs(
+    parsed: argparse.Namespace, files: dict[str, str | None], cores: int
+) -> list[dict[str, Any]]:
+    """One per operator, contender and group of shapes, or several where there are cores enough.
+
+    The largest come first.
+    """
+    chosen = [OPERATORS[name] for name in parsed.op]
+    tuned = len(groups(parsed.shapes)) * sum(len(operator.peers) for operator in chosen)
+    shares = max(1, cores // tuned)
     jobs = []
     for name in parsed.op:
         configs = {peer.name: peer.configs for peer in OPERATORS[name].peers}
         for contender in contenders.names(OPERATORS[name]):
             if contender == contenders.OURS and files[name] is None:
                 continue
-            for group in groups(parsed.shapes):
+            parts = 1 if contender == contenders.OURS else shares
+            for group, part in itertools.product(groups(parsed.shapes), range(parts)):
                 jobs.append(
                     {
                         "kind": "compile",
@@ -140,7 +150,9 @@ def compile_jobs(parsed: argparse.Namespace, files: dict[str, str | None]) -> li
                         "dtype": parsed.dtype,
                         "device": "cuda",
                         "shapes": [str(shape) for shape in group],
-                        "configs": configs.get(contender, 5),
+                        "part": (part, parts),
+                        "threads": 2,
+                        "configs": configs.get(contender, 5) / parts,
                     }
                 )
     return sorted(jobs, key=lambda job: -job["configs"])
@@ -149,7 +161,9 @@ def compile_jobs(parsed: argparse.Namespace, files: dict[str, str | None]) -> li
 def estimate(parsed: argparse.Namespace, cores: int) -> dict[str, float]:
     """Seconds that the phases will take, roughly, from the times per unit above."""
     chosen = [OPERATORS[name] for name in parsed.op]
-    configs = sum(job["configs"] for job in compile_jobs(parsed, dict.fromkeys(parsed.op, "")))
+    configs = sum(
+        job["configs"] for job in compile_jobs(parsed, dict.fromkeys(parsed.op, ""), cores)
+    )
     compiling = configs * SECONDS_PER_COMPILE / max(1.0, 0.7 * cores) + 2 * SECONDS_PER_PROCESS
 
     def racing(operator: Operator) -> float:
@@ -223,13 +237,9 @@ def measure(parsed: argparse.Namespace, run: Run, folder: Path) -> None:
     until = run.meta["started"] + parsed.budget
     files = build_ours(parsed, run)
     cores = os.cpu_count() or 1
-    jobs = compile_jobs(parsed, files)
-    most = max(1, min(len(jobs), cores // 2))
-    threads = max(2, round(1.5 * cores / most))
-    for job in jobs:
-        job["threads"] = threads
+    jobs = compile_jobs(parsed, files, cores)
     enough = run.meta["started"] + 0.6 * parsed.budget
-    processes.run_side_by_side(jobs, folder, most, enough, run.receive)
+    processes.run_side_by_side(jobs, folder, cores, enough, run.receive)
     for number, name in enumerate(parsed.op):
         job = {
             "kind": "race",

@@ -216,7 +216,7 @@ def run_compile(job: Mapping[str, Any], report: Report) -> None:
     start = time.perf_counter()
     call = contenders.load(operator, job["contender"], job["file"])
     shapes = [Shape.parse(text) for text in job["shapes"]]
-    with peer_tuning.compile_only(job["threads"]) as counts:
+    with peer_tuning.compile_only(job["threads"], *job["part"]) as counts:
         for shape in dict.fromkeys([*shapes, *map(small, shapes)]):
             inputs = operator.inputs(shape, getattr(torch, job["dtype"]), job["device"], seed=3)
             steps_of(call, inputs, cotangent(inputs))["training"]()

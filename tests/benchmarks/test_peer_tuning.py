@@ -42,6 +42,7 @@ def hopper(monkeypatch, tmp_path):
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(driver, "_active", NoDevice())
+    double_kernel.fn.fn.device_caches.clear()
     return tmp_path
 
 
@@ -54,6 +55,15 @@ def test_all_configurations_are_compiled_and_none_is_launched(hopper):
     assert torch.equal(x, torch.ones(100))
     assert not double_kernel.cache
     assert triton.runtime.autotuner.Autotuner.run.__module__ == "triton.runtime.autotuner"
+
+
+def test_processes_share_the_configurations(hopper):
+    x = torch.ones(200)
+    for part in range(2):
+        with peer_tuning.compile_only(2, part, 2) as counts:
+            double_kernel[(4,)](x, 200)
+        assert counts == [1]
+        assert len(list(hopper.glob("*/double_kernel.cubin"))) == 1 + part
 
 
 def test_choices_are_forgotten_and_timing_is_shortened(monkeypatch):

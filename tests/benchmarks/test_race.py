@@ -12,7 +12,7 @@ from benchmarks.operators import OPERATORS, Operator, Peer, Shape
 RIGHT = """
 import torch
 
-SPEC = {"name": "simple_gla"}
+SPEC = {"operator": "simple_gla"}
 
 
 def simple_gla(q, k, v, g, initial_state=None, output_final_state=False, cu_seqlens=None):
@@ -230,6 +230,14 @@ def test_shapes_with_equal_heads_are_compiled_together():
     shapes = peers.shapes_of(["six", "sweep"])
     assert len(shapes) == 12  # 2x16384x16x128 is in both sets
     assert [len(group) for group in peers.groups(shapes)] == [8, 1, 1, 1, 1]
+
+
+def test_spare_cores_share_the_compilation():
+    parsed = peers.options(["--op", "simple_gla", "--shapes", "one"])
+    jobs = peers.compile_jobs(parsed, {"simple_gla": "x.py"}, cores=16)
+    shares = [job["part"] for job in jobs if job["contender"] != contenders.OURS]
+    assert sorted(shares) == [(part, 16) for part in range(16)]
+    assert [job["part"] for job in jobs if job["contender"] == contenders.OURS] == [(0, 1)]
 
 
 def test_budget_is_read_with_its_unit():
