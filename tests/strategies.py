@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 from hypothesis import strategies as st
@@ -158,22 +159,10 @@ class _Writer:
 @st.composite
 def specs(draw) -> str:
     """YAML of an operator with one or two states, lets, locals and outputs, all random."""
-    atoms = {**INPUTS, **PARAMETERS}
-    write = _Writer(draw, dict(atoms))
-    lines = ["operator: random", "axes:"]
-    lines += [f"  {name}: {value}" for name, value in AXES.items()]
-    lines += ["inputs:"]
-    lines += [f"  {name}: [{', '.join(axes)}]" for name, axes in {**INPUTS, **STEPPED}.items()]
-    lines += [
-        f"  {name}: {{axes: [{', '.join(axes)}], optional: true}}"
-        for name, axes in OPTIONAL.items()
-    ]
-    lines += ["parameters:"]
-    lines += [f"  {name}: [{', '.join(axes)}]" for name, axes in PARAMETERS.items()]
+    write = _Writer(draw, {**INPUTS, **PARAMETERS})
     shapes = draw(st.lists(st.sampled_from(STATES), min_size=1, max_size=2))
     states = {f"S{i}": axes for i, axes in enumerate(shapes, 1)}
-    lines += ["state:"] + [f"  {name}: [{', '.join(axes)}]" for name, axes in states.items()]
-    lines += ["let:"]
+    lines = ["let:"]
     name = draw(st.sampled_from(["xk", "xhk"]))
     lines.append(f'  {name}: "{draw(st.sampled_from(["l2norm", "softmax"]))}({name}, K)"')
     if draw(st.booleans()):
@@ -206,9 +195,38 @@ def specs(draw) -> str:
         for axis in gone:
             value = f"sum({value}, {axis})"
         lines.append(f'  o{i}: "{value} + {write.expression(write.subset(rest), 2)}"')
+    body = "\n".join(lines)
+    made = [name for name in write.atoms if re.fullmatch(r"l\d|n\d|xh?k", name)]
+    for name in made:  # what is made must be read
+        if f"  {name}: " in body or f'"{name} = ' in body:
+            lines.append(f'  u_{name}: "tanh({name})"')
     if draw(st.booleans()):
         lines.append("scan: {order: reverse}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*_declarations("\n".join(lines), states), *lines]) + "\n"
+
+
+def _declarations(body: str, states: dict[str, list[str]]) -> list[str]:
+    """Sections of everything that ``body`` mentions, which must be all that is declared."""
+    words = set(re.findall(r"\w+", body))
+    lines = ["inputs:"]
+    used: list[list[str]] = [*states.values()]
+    for name, axes in {**INPUTS, **STEPPED, **OPTIONAL}.items():
+        if name in words:
+            used.append(axes)
+            listed = f"[{', '.join(axes)}]"
+            optional = f"{{axes: {listed}, optional: true}}"
+            lines.append(f"  {name}: {optional if name in OPTIONAL else listed}")
+    parameters = {name: axes for name, axes in PARAMETERS.items() if name in words}
+    if parameters:
+        lines.append("parameters:")
+        lines += [f"  {name}: [{', '.join(axes)}]" for name, axes in parameters.items()]
+    lines += ["state:"] + [f"  {name}: [{', '.join(axes)}]" for name, axes in states.items()]
+    axes = {axis for group in [*used, *parameters.values()] for axis in group} | words & set(AXES)
+    axes |= {"H"} if "HV" in axes else set()
+    axes |= {"K"} if "J" in axes else set()
+    axes |= {"R"} if "N" in axes else set()
+    head = ["operator: random", "axes:"]
+    return [*head, *(f"  {a}: {AXES[a]}" for a in AXES if a in axes), *lines]
 
 
 def recurrence_of(text: str) -> Recurrence:

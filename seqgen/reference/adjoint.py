@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.differentiate import Adjoint, differentiate
-from seqgen.reference.interpreter import Evaluator, Values, start
+from seqgen.reference.interpreter import Evaluator, Values, sequence_shape, start
 
 
 def gradients(
@@ -37,7 +37,7 @@ def gradients(
     """
     adjoint = differentiate(recurrence) if adjoint is None else adjoint
     evaluate, inputs, parameters, states = start(recurrence, tensors, initial_state or {})
-    batch, length = tensors[recurrence.inputs[0].name].shape[:2]
+    _, batch, length = sequence_shape(recurrence, tensors)
     order = list(range(length))
     if recurrence.reverse:
         order.reverse()

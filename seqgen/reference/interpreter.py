@@ -271,13 +271,34 @@ def run(
     return outputs, finals
 
 
+def sequence_shape(
+    recurrence: Recurrence, tensors: Mapping[str, Tensor]
+) -> tuple[Tensor, int, int]:
+    """A tensor that stands for all in dtype and device; sequences B and tokens T.
+
+    Raises:
+        UsageError: no input was given, or inputs disagree.
+    """
+    given = [t.name for t in recurrence.inputs if t.name in tensors]
+    if not given:
+        raise UsageError("At least one input is needed: its shape says how many tokens there are.")
+    first = tensors[given[0]]
+    for name in given:
+        if tensors[name].shape[:2] != first.shape[:2]:
+            raise UsageError(
+                f"'{name}' has [B, T] = {list(tensors[name].shape[:2])}, "
+                f"'{given[0]}' has {list(first.shape[:2])}."
+            )
+    return first, first.shape[0], first.shape[1]
+
+
 def start(
     recurrence: Recurrence,
     tensors: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
 ) -> tuple[Evaluator, Values, Values, Values]:
     """What a token loop begins with: evaluator, inputs over time, parameters, states."""
-    like = tensors[recurrence.inputs[0].name]
+    like, _, _ = sequence_shape(recurrence, tensors)
     sizes = axis_sizes(recurrence, tensors)
     names = [axis.name for axis in recurrence.axes]
     evaluate = Evaluator(names, sizes, like, frozenset(tensors))
@@ -305,7 +326,7 @@ def _run_batch(
     recurrence: Recurrence, tensors: Mapping[str, Tensor], initial: Mapping[str, Tensor]
 ) -> tuple[Values, Values]:
     evaluate, inputs, parameters, states = start(recurrence, tensors, initial)
-    batch, length = tensors[recurrence.inputs[0].name].shape[:2]
+    _, batch, length = sequence_shape(recurrence, tensors)
     order = range(length - 1, -1, -1) if recurrence.reverse else range(length)
     results: dict[str, list[Tensor]] = {output.name: [] for output in recurrence.outputs}
     for t in order:
