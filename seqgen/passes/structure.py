@@ -3,14 +3,14 @@
 The families, fastest first: ``linear`` (matrix state, no erase), ``delta`` (one erase that shares
 the write's key), ``dplr`` (other rank-1 erases), ``scan`` (no reduction over a state axis in the
 update) and ``recurrent`` (everything). Every family that applies is kept: a slower schedule can
-always run a faster form. Nothing here is an error, except what ``require`` asks for.
+always run a faster form. Nothing here is an error, except a ``require`` that is not met.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from seqgen.errors import SpecError
+from seqgen.errors import Span, SpecError
 from seqgen.ir.expr import Expr, Pair, Pick, Reduce, Ref, Rename, references, walk
 from seqgen.ir.printer import show
 from seqgen.ir.recurrence import Output, Recurrence
@@ -18,7 +18,6 @@ from seqgen.passes.affine import Affine, NotAffineError
 from seqgen.passes.components import Program, find_components
 from seqgen.passes.normal_form import NormalForm, Step, normal_form
 from seqgen.passes.reads import Read, Reader
-from seqgen.spec.model import Spec
 
 FAMILIES = ("linear", "delta", "dplr", "scan", "recurrent")
 
@@ -103,6 +102,7 @@ class Structure:
             values of vector states.
         reads: all reads of all components, in order of use; ``stage`` of a read says how many
             reads must come before it.
+        reasons: why the component that decides the family is in no faster one.
         fused: groups of states with the same key axes, decay and write keys: one schedule can
             carry them together (a normaliser is a further value column of ones).
     """
@@ -113,7 +113,7 @@ class Structure:
     outputs: tuple[Output, ...]
     reads: tuple[Read, ...]
     fused: tuple[tuple[str, ...], ...]
-    reasons: tuple[tuple[str, str], ...] = field(default=())
+    reasons: tuple[tuple[str, str], ...]
 
     def component(self, state: str) -> Component:
         """The component that ``state`` belongs to."""
@@ -130,8 +130,12 @@ class Structure:
         return show_structure(self)
 
 
-def analyse(recurrence: Recurrence) -> Structure:
-    """The structure of ``recurrence``. Never fails: what fits nowhere is ``recurrent``."""
+def analyse(recurrence: Recurrence, require_span: Span | None = None) -> Structure:
+    """The structure of ``recurrence``: what fits no other family is ``recurrent``.
+
+    Raises:
+        SpecError: at ``require_span``, if the spec requires a faster family than the one found.
+    """
     program = Program(recurrence)
     reader = Reader(program)
     outputs = []
@@ -144,7 +148,7 @@ def analyse(recurrence: Recurrence) -> Structure:
     found = [_component(program, reader, states) for states in groups]
     family = _family(found)
     slowest = next(c for c in reversed(found) if c.family == family)
-    return Structure(
+    structure = Structure(
         recurrence,
         family,
         tuple(found),
@@ -153,22 +157,19 @@ def analyse(recurrence: Recurrence) -> Structure:
         _fused(found),
         slowest.reasons,
     )
+    if recurrence.require is not None:
+        _check_required(structure, recurrence.require, require_span)
+    return structure
 
 
-def check_required(structure: Structure, spec: Spec) -> None:
-    """Holds the spec to its ``require``.
-
-    Raises:
-        SpecError: a component is in a slower family than the one required.
-    """
-    wanted = structure.recurrence.require
-    if wanted is None or FAMILIES.index(structure.family) <= FAMILIES.index(wanted):
+def _check_required(structure: Structure, wanted: str, span: Span | None) -> None:
+    if FAMILIES.index(structure.family) <= FAMILIES.index(wanted):
         return
     slow = next(c for c in reversed(structure.components) if c.family == structure.family)
     names = " and ".join(f"'{state}'" for state in slow.states)
     raise SpecError(
         f"The spec requires family '{wanted}', but {names} is in '{slow.family}'.",
-        spec.require_span,
+        span,
         label=f"this is '{structure.family}'",
         notes=[f"Not {family}: {reason}." for family, reason in slow.reasons],
         hint=f"Change the update, or write 'require: {structure.family}'.",
