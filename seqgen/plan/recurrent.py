@@ -29,30 +29,28 @@ def plan_recurrent(recurrence: Recurrence) -> SchedulePlan:
         backward_call=_backward_call(program, backward),
         defaults={
             "operator": {"C": 32},
-            forward.name: _default(program, 1024),
-            backward.name: _default(program, 2048),
+            forward.name: _default(program, 8, 512, 1024),
+            backward.name: _default(program, 16, 1024, 512),
         },
     )
 
 
-def _default(program: Program, lanes: int) -> dict[str, int]:
-    """Blocks that give a warp about ``lanes`` elements of the widest tile; warps to fit.
+def _default(program: Program, least: int, lanes: int, per_warp: int) -> dict[str, int]:
+    """The configuration that needs no measurement.
 
-    One warp keeps reductions free of shared memory; 32 fp32 registers a thread hold 1024.
+    Blocks give a program about ``lanes`` elements of the widest tile at default sizes (at least
+    ``least`` entries of the axis), warps hold ``per_warp`` of them (32 to a thread are 1024).
     """
-    config = {}
-    tile = 1
+    config, tile = {}, 1
     for knob, axis, _ in program.tiling.knobs:
         widest = max(program.largest_tiles(axis), key=len, default=(axis,))
         others = elements([program.recurrence.axis(name) for name in widest if name != axis])
-        config[knob] = max(4 if others > 1 else 64, min(64, lanes // others))
+        config[knob] = max(least, min(64, lanes // others))
         tile = others * config[knob]
     if not program.tiling.knobs:
         tiles = program.largest_tiles()
         tile = max((elements([program.recurrence.axis(a) for a in t]) for t in tiles), default=1)
-    warps = 1
-    while warps < 16 and tile > 2 * lanes * warps:
-        warps *= 2
+    warps = min(16, max(1, tile // per_warp))
     return {**config, "num_warps": warps, "num_stages": 2}
 
 

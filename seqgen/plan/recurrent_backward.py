@@ -187,20 +187,19 @@ class _Backward:
 
     def part_lines(self) -> Lines:
         """Where the program's parts of gradients begin."""
-        program, lines = self.program, []
-        for owner, rows in [
-            *((t, "n_rows") for t in self.inputs),
-            *((t, "") for t in self.parameters),
-            *((s, "n_sequences") for s in self.carried),
+        tiling, lines = self.program.tiling, []
+        for name, axes, rows in [
+            *((t.name, t.axes, "n_rows") for t in self.inputs),
+            *((t.name, t.axes, "") for t in self.parameters),
+            *((s.name, s.axes, "n_sequences") for s in self.carried),
         ]:
-            index, count = split_index(program.tiling.missing(owner.axes))
-            size = program.tiling.size(owner.axes)
+            index, count = split_index(tiling.missing(axes))
             if not rows:
                 index = f"(sequence * {count} + {index})" if count != "1" else "sequence"
-                lines.append(f"grad_{owner.name}_ptr += {index} * {size}")
+                lines.append(f"grad_{name}_ptr += {index} * {tiling.size(axes)}")
             elif count != "1":
-                index = f"({index}).to(tl.int64) * {rows} * {size}"
-                lines.append(f"grad_{owner.name}_ptr += {index}")
+                index = f"({index}).to(tl.int64)" if " " in index else f"{index}.to(tl.int64)"
+                lines.append(f"grad_{name}_ptr += {index} * {rows} * {tiling.size(axes)}")
         return tuple(lines)
 
     def zeros(self, axes: tuple[str, ...]) -> str:
@@ -230,7 +229,8 @@ class _Backward:
         return tiling.volume(tiling.tile(state.axes))
 
     def scratch_offsets(self) -> Lines:
-        lines, before = [], []
+        lines: list[str] = []
+        before: list[str] = []
         tiling = self.program.tiling
         for s in self.restored:
             terms = [*before, tiling.linear(tiling.tile(s.axes))]
@@ -367,8 +367,8 @@ class _Backward:
         seeds = [f"d_{o.name}" for o in self.seeded]
         finals = [f"d_{s.name}_final" for s in self.carried]
         lines += [f"_contiguous({name})," for name in (*seeds, *finals)]
-        owners = [*self.inputs, *self.parameters, *self.carried]
-        lines += [f"grad_{owner.name}," for owner in owners]
+        lines += [f"grad_{t.name}," for t in (*self.inputs, *self.parameters)]
+        lines += [f"grad_{s.name}," for s in self.carried]
         lines += ["scratch,", "cu_seqlens,", "n_tokens,", 'sizes["B"] * n_tokens,', "n_sequences,"]
         lines += [f"{name}={name}," for name in program.constexprs()]
         optional = [t for t in program.tensors if not t.required]

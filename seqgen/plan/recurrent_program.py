@@ -15,7 +15,7 @@ from seqgen.ir.expr import Expr, Ref, Size, walk
 from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
 from seqgen.passes.axes import live_assignments, program_values
 from seqgen.plan.tile import Tile
-from seqgen.plan.tiling import TILE_LIMIT, Factor, Tiling, elements, plan_tiling
+from seqgen.plan.tiling import TILE_LIMIT, Tiling, atom, elements, plan_tiling
 from seqgen.plan.triton_operations import CALLS
 from seqgen.plan.triton_printer import Key, Printer, present
 
@@ -268,7 +268,10 @@ class Program:
         """From ``pid`` to the indices along the factors of the grid."""
         lines = []
         for factor in reversed(self.tiling.factors):
-            lines += [f"{factor.name} = pid % {_atom(factor)}", f"pid = pid // {_atom(factor)}"]
+            lines += [
+                f"{factor.name} = pid % {atom(factor.count)}",
+                f"pid = pid // {atom(factor.count)}",
+            ]
         return tuple(lines)
 
     def size_lines(self) -> Lines:
@@ -341,16 +344,10 @@ class Program:
 
     def grid_text(self) -> str:
         """Launcher text: number of programs."""
-        return " * ".join(["n_sequences", *(_atom(factor) for factor in self.tiling.factors)])
+        return " * ".join(["n_sequences", *(atom(factor.count) for factor in self.tiling.factors)])
 
 
 def place(owner: Tensor | Output | State) -> str:
     """Variable of this program's offsets inside one token (or one state) of a tensor."""
     kind = "to" if isinstance(owner, Output) else "of" if isinstance(owner, State) else "at"
     return f"{kind}_{owner.name}"
-
-
-def _atom(factor: Factor) -> str:
-    text = factor.count
-    closed = text.isidentifier() or (text.startswith("(") and text.find(")") == len(text) - 1)
-    return text if closed else f"({text})"

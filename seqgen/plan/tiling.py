@@ -138,15 +138,21 @@ class Tiling:
         return " * ".join(self.any(axis).length for axis in dims) or "1"
 
 
+def atom(count: str) -> str:
+    """A count as an operand of ``*``, ``%`` or ``//``."""
+    closed = count.isidentifier() or (count.startswith("(") and count.find(")") == len(count) - 1)
+    return count if closed else f"({count})"
+
+
 def split_index(factors: tuple[Factor, ...]) -> tuple[str, str]:
     """(index, count) of a program among those that differ in ``factors``."""
     if not factors:
         return "0", "1"
-    index, count = factors[0].name, [f"({factors[0].count})"]
-    for factor in factors[1:]:
-        index = f"({index}) * ({factor.count}) + {factor.name}"
-        count.append(f"({factor.count})")
-    return index, " * ".join(count)
+    index = factors[0].name
+    for i, factor in enumerate(factors[1:]):
+        index = f"({index})" if i else index
+        index = f"{index} * {atom(factor.count)} + {factor.name}"
+    return index, " * ".join(atom(factor.count) for factor in factors)
 
 
 def plan_tiling(recurrence: Recurrence, axes: AxisPlan | None = None) -> Tiling:

@@ -8,11 +8,9 @@ mask them unless they are known to be neutral.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from seqgen.errors import SpecError
 from seqgen.ir.expr import (
     Apply,
     Detach,
@@ -30,25 +28,23 @@ from seqgen.ir.expr import (
     Size,
 )
 from seqgen.ir.recurrence import Assignment
-from seqgen.plan.tile import ATOM, BINDING, LOOSE, POWER, PRODUCT, SUM, UNARY, Tile
-from seqgen.plan.tiling import Tiling
-from seqgen.plan.triton_operations import CALLS, COMPARE, INFIX, constant
+from seqgen.plan.tile import ATOM, BINDING, LOOSE, POWER, PRODUCT, UNARY, Tile
+from seqgen.plan.triton_axes import AxisPrinter
+from seqgen.plan.triton_operations import CALLS, COMPARE, INFIX
 
 Key = tuple[str, tuple[tuple[str, int], ...]]
 
 
 @dataclass
-class Printer:
+class Printer(AxisPrinter):
     """Prints expressions and assignments in one scope of a kernel.
 
     ``values`` maps ``(Ref.name, Ref.at)`` to tiles; ``names`` gives values whose name the kernel
     uses itself another one. ``helpers`` collects the functions the text calls.
     """
 
-    tiling: Tiling
     values: dict[Key, Tile] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
-    helpers: set[str] = field(default_factory=set)
 
     # Values ---------------------------------------------------------------------------------
 
@@ -88,36 +84,9 @@ class Printer:
         self.define(name, Tile(self.name(name), dims, pad))
         return f"{self.name(name)} = {text}"
 
-    def lift(self, tile: Tile, dims: tuple[str, ...]) -> Tile:
-        """The same value as a tensor with exactly ``dims``."""
-        if tile.dims == dims and not tile.host:
-            return tile
-        if not dims:
-            return replace(
-                tile, text=f"tl.full([], {tile.text}, tl.float32)", host=False, binding=ATOM
-            )
-        shape = self.tiling.shape(dims)
-        if tile.host:
-            text = f"tl.full({shape}, {tile.text}, tl.float32)"
-        else:
-            spread = self.tiling.spread(tile.inside(ATOM), tile.dims, dims)
-            text = f"tl.broadcast_to({spread}, {shape})"
-        pad = {dim: value for dim in dims if (value := tile.known(dim)) is not None}
-        return Tile(text, dims, pad, truth=tile.truth)
-
-    def numeric(self, tile: Tile) -> Tile:
-        """A truth value as 1.0 or 0.0."""
-        if not tile.truth:
-            return tile
-        return replace(tile, text=f"tl.where({tile.text}, 1.0, 0.0)", binding=ATOM, truth=False)
-
     def tensor(self, tile: Tile) -> Tile:
         """A number as a scalar tensor, for functions that take no Python numbers."""
         return self.lift(tile, ()) if tile.host else tile
-
-    def helper(self, name: str) -> str:
-        self.helpers.add(name)
-        return name
 
     # Expressions ----------------------------------------------------------------------------
 
@@ -150,16 +119,6 @@ class Printer:
             return self.pick(expr)
         assert isinstance(expr, Pair), expr
         return self.pair(expr)
-
-    def number(self, value: float) -> Tile:
-        if math.isinf(value):
-            return Tile(f'float("{value}")', host=True, number=value)
-        text = repr(value)
-        return Tile(text, binding=UNARY if value < 0 else ATOM, host=True, number=value)
-
-    def union(self, tiles: Iterable[Tile]) -> tuple[str, ...]:
-        have = {dim for tile in tiles for dim in tile.dims}
-        return tuple(dim.axis for dim in self.tiling.dims if dim.axis in have)
 
     def operand(self, tile: Tile, dims: tuple[str, ...], binding: int) -> str:
         """``tile`` broadcast to meet others with ``dims``."""
@@ -195,20 +154,6 @@ class Printer:
             self.helper(function)
         args = [self.operand(self.tensor(tile), dims, LOOSE) for tile in tiles]
         return Tile(f"{function}({', '.join(args)})", dims, pad)
-
-    def pad(self, op: str, tiles: list[Tile], dims: tuple[str, ...]) -> dict[str, float]:
-        """What is known of the lanes beyond the true sizes after a pointwise operation."""
-        known = {}
-        for dim in dims:
-            values = [tile.known(dim) for tile in tiles]
-            if (result := constant(op, values)) is not None:
-                known[dim] = result
-            elif 0.0 in values and op in ("mul", "div"):
-                # 0 * x where x is no padding: as good as 0 (the real lanes read x as well).
-                other = tiles[1 - values.index(0.0)]
-                if dim not in other.dims and (op == "mul" or values[0] == 0.0):
-                    known[dim] = 0.0
-        return known
 
     def truth(self, tile: Tile) -> Tile:
         if tile.truth:
@@ -261,105 +206,6 @@ class Printer:
         }
         first, second = (self.lift(tile, dims).text for tile in (then, other))
         return Tile(f"({first} if {present(expr.name)} else {second})", dims, pad)
-
-    # Axes -----------------------------------------------------------------------------------
-
-    def keep(self, tile: Tile, axis: str, fill: float) -> str:
-        """``tile`` with ``fill`` in the lanes beyond the true size of ``axis``."""
-        if tile.pad.get(axis) == fill:
-            return tile.text
-        dim = self.tiling.any(axis)
-        mask = self.tiling.spread(dim.mask, (axis,), tile.dims)
-        text = self.number(fill).text
-        return f"{self.helper('keep')}({tile.text}, {mask}, {dim.exact}, {text})"
-
-    def reduce(self, op: str, tile: Tile, axis: str) -> Tile:
-        """Over a tile dimension; along the grid a program holds its own part of the sum."""
-        tile = self.numeric(tile)
-        if self.tiling.dim(axis) is None:
-            return tile
-        dims = self.tiling.tile((*tile.dims, axis))
-        tile = self.lift(tile, dims)
-        function, fill = {"sum": ("tl.sum", 0.0), "amax": ("tl.max", -math.inf)}[op]
-        rest = tuple(dim for dim in dims if dim != axis)
-        pad = {dim: 0.0 for dim in rest if op == "sum" and tile.pad.get(dim) == 0.0}
-        return Tile(
-            f"{function}({self.keep(tile, axis, fill)}, axis={dims.index(axis)})", rest, pad
-        )
-
-    def rename(self, expr: Rename) -> Tile:
-        tile = self.numeric(self.print(expr.arg))
-        if expr.old not in tile.dims:
-            return tile
-        if self.tiling.dim(expr.new) is None:
-            raise SpecError(
-                f"'rename' from '{expr.old}' to '{expr.new}' moves numbers between programs: "
-                "one of the axes is split over programs.",
-                hint="Use both names in one reduction, or keep the value in a state.",
-            )
-        moved = tuple(expr.new if dim == expr.old else dim for dim in tile.dims)
-        dims = self.tiling.tile(moved)
-        pad = {expr.new if dim == expr.old else dim: value for dim, value in tile.pad.items()}
-        if moved == dims:
-            return replace(tile, dims=dims, pad=pad)
-        order = ", ".join(str(moved.index(dim)) for dim in dims)
-        return Tile(f"tl.permute({tile.text}, [{order}])", dims, pad)
-
-    def expand(self, expr: Expand) -> Tile:
-        tile = self.print(expr.arg)
-        if expr.parent not in tile.dims:
-            return tile  # one entry per program: the same for all children that it holds
-        tile = self.numeric(tile)
-        parent, child = self.tiling.any(expr.parent), self.tiling.any(expr.child)
-        group = f"({child.size} // {parent.size})"
-        return self.select(tile, expr.parent, expr.child, f"{{new}} // {group} == {{old}}")
-
-    def group_sum(self, expr: GroupSum) -> Tile:
-        tile = self.numeric(self.print(expr.arg))
-        if self.tiling.dim(expr.child) is None:
-            return tile
-        if self.tiling.dim(expr.parent) is None:
-            return self.reduce("sum", tile, expr.child)
-        tile = self.lift(tile, self.tiling.tile((*tile.dims, expr.child)))
-        parent, child = self.tiling.any(expr.parent), self.tiling.any(expr.child)
-        group = f"({child.size} // {parent.size})"
-        return self.select(tile, expr.child, expr.parent, f"{{old}} // {group} == {{new}}")
-
-    def select(self, tile: Tile, old: str, new: str, test: str) -> Tile:
-        """Sums entries along ``old`` into those along ``new`` for which ``test`` holds."""
-        both = self.tiling.tile((*tile.dims, new))
-        dims = tuple(dim for dim in both if dim != old)
-        ends = [(name, self.tiling.any(name).index) for name in (old, new)]
-        texts = {name: self.tiling.spread(index, (name,), both) for name, index in ends}
-        condition = test.format(old=texts[old], new=texts[new])
-        spread = self.tiling.spread(tile.inside(ATOM), tile.dims, both)
-        text = f"tl.sum(tl.where({condition}, {spread}, 0.0), axis={both.index(old)})"
-        pad = {dim: 0.0 for dim in dims if dim != new and tile.pad.get(dim) == 0.0}
-        return Tile(text, dims, pad)
-
-    def pick(self, expr: Pick) -> Tile:
-        tile = self.numeric(self.print(expr.arg))
-        tile = self.lift(tile, self.tiling.tile((*tile.dims, expr.axis)))
-        size = self.tiling.any(expr.half).size
-        place = {
-            "adjacent": f"2 * {{new}} + {expr.part}",
-            "halves": f"{{new}} + {expr.part} * {size}",
-        }
-        return self.select(tile, expr.axis, expr.half, f"{{old}} == {place[expr.pairs]}")
-
-    def pair(self, expr: Pair) -> Tile:
-        parts = []
-        size = self.tiling.any(expr.half).size
-        for part, arg in enumerate((expr.first, expr.second)):
-            tile = self.numeric(self.print(arg))
-            tile = self.lift(tile, self.tiling.tile((*tile.dims, expr.half)))
-            # Lanes beyond the half must not reach a place that exists.
-            tile = replace(tile, text=self.keep(tile, expr.half, 0.0), binding=LOOSE)
-            place = {"adjacent": f"2 * {{old}} + {part}", "halves": f"{{old}} + {part} * {size}"}
-            parts.append(self.select(tile, expr.half, expr.axis, f"{{new}} == {place[expr.pairs]}"))
-        dims = self.union(parts)
-        first, second = (self.operand(part, dims, SUM) for part in parts)
-        return Tile(f"{first} + {second}", dims, self.pad("add", parts, dims), SUM)
 
 
 def present(name: str) -> str:
