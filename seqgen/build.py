@@ -1,0 +1,74 @@
+"""The whole pipeline on one screen: from a spec to an importable file.
+
+    load -> lower -> simplify -> structure -> schedule -> (tuned configurations) -> plan -> render
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqgen.errors import UsageError
+from seqgen.ir.printer import spec_hash
+from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.lower import lower
+from seqgen.passes.simplify import simplify
+from seqgen.passes.structure import Structure, analyse
+from seqgen.plan.choose import choose_schedule
+from seqgen.plan.module import Entry, ModulePlan, plan_module
+from seqgen.plan.schedule import SchedulePlan
+from seqgen.render.module import GeneratedModule, render_module
+from seqgen.spec.loader import load_spec
+from seqgen.spec.model import Spec
+
+if TYPE_CHECKING:
+    from seqgen.gpu.table import Gpu
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Every stage of one build, for reports."""
+
+    recurrence: Recurrence
+    structure: Structure
+    schedule: SchedulePlan
+    plan: ModulePlan
+    module: GeneratedModule
+
+
+Tuned = Callable[[Recurrence, SchedulePlan], Mapping[str, Sequence[Entry]]]
+
+
+def analyse_spec(spec: Spec) -> tuple[Recurrence, Structure]:
+    """The front half of the pipeline: mathematics, no GPU.
+
+    Raises:
+        SpecError: any mistake in the spec.
+    """
+    recurrence = simplify(lower(spec))
+    return recurrence, analyse(recurrence, spec.require_span)
+
+
+def compile_spec(spec: Spec, gpu: Gpu, tuned: Tuned | None = None) -> Compiled:
+    """Compile ``spec`` for ``gpu``; ``tuned`` finds configurations for its kernels."""
+    recurrence, structure = analyse_spec(spec)
+    schedule = choose_schedule(recurrence, structure)
+    configs = tuned(recurrence, schedule) if tuned is not None else {}
+    plan = plan_module(recurrence, structure.family, schedule, gpu.name, configs)
+    return Compiled(recurrence, structure, schedule, plan, render_module(plan))
+
+
+def read_spec(source: Spec | str | Path) -> Spec:
+    """A spec from a file, or as it is."""
+    if isinstance(source, Spec):
+        return source
+    if not isinstance(source, str | Path):
+        raise UsageError(f"Expected a spec or the path of one, got {type(source).__name__}.")
+    return load_spec(Path(source))
+
+
+def fingerprint(compiled: Compiled) -> str:
+    """What decides the content of the file: the file itself."""
+    return spec_hash(compiled.recurrence) + compiled.module.content_hash

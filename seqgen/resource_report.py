@@ -1,0 +1,130 @@
+"""What the kernels of a built file need of a GPU that need not be there.
+
+The file's own launchers run on ``meta`` tensors while launches are intercepted, so what is
+cross-compiled is exactly what the JIT would compile on that GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from seqgen.errors import SeqgenError
+from seqgen.ir.recurrence import Recurrence
+
+if TYPE_CHECKING:
+    from seqgen.gpu.pool import CompileFailure
+    from seqgen.gpu.resources import KernelResources
+    from seqgen.gpu.table import Gpu
+
+BATCH, LENGTH = 2, 4096
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """One kernel: resources or why there are none, and where its configuration comes from."""
+
+    kernel: str
+    config: dict[str, Any]
+    origin: str
+    resources: KernelResources | None
+    problem: str
+    """Why it cannot launch or did not compile; empty if it can."""
+
+    def __str__(self) -> str:
+        knobs = " ".join(f"{name}={value}" for name, value in self.config.items() if value)
+        if self.resources is None:
+            return f"{self.kernel:<22} failed: {self.problem}"
+        r = self.resources
+        spills = f"{r.spill_store_bytes}/{r.spill_load_bytes}"
+        line = (
+            f"{self.kernel:<22}{r.registers:>5}{spills:>10}{r.shared_bytes / 1024:>8.0f}  "
+            f"{self.origin:<10}{knobs}"
+        )
+        return f"{line}\n{'':<22} cannot launch: {self.problem}" if self.problem else line
+
+
+HEADING = f"{'kernel':<22}{'regs':>5}{'spill B':>10}{'smem KB':>8}  {'config':<10}knobs"
+
+
+def report_kernels(
+    module: ModuleType,
+    recurrence: Recurrence,
+    gpu: Gpu,
+    dtype: str,
+    progress: Callable[[int, int], None],
+) -> list[KernelReport]:
+    """Cross-compile forward and backward of ``module`` for ``gpu`` at the default sizes.
+
+    Args:
+        module: a built operator, imported.
+        recurrence: what it was built from, for the shapes.
+        gpu: the target.
+        dtype: "bf16", "fp16" or "fp32".
+        progress: called with (kernels done, kernels in all).
+    """
+    from seqgen.gpu.launches import capture_launches
+    from seqgen.gpu.pool import compile_launches
+    from seqgen.gpu.resources import launchable
+
+    used: dict[str, tuple[str, Any]] = {}
+    choose = module._config
+
+    def recording(kernel: str, key: Any) -> Any:
+        used[kernel] = (kernel, key)
+        return choose(kernel, key)
+
+    module._config = recording  # type: ignore[attr-defined]
+    try:
+        launches = capture_launches(lambda: run_on_meta(module, recurrence, dtype))
+    finally:
+        module._config = choose  # type: ignore[attr-defined]
+    unique = list({launch.name: launch for launch in launches}.values())
+    done = 0
+
+    def count(_: KernelResources | CompileFailure) -> None:
+        nonlocal done
+        done += 1
+        progress(done, len(unique))
+
+    reports = []
+    for launch, result in zip(
+        unique, compile_launches(unique, gpu, on_result=count), strict=True
+    ):
+        name = launch.name.removesuffix("_kernel")
+        kernel, key = used.get(name, (name, None))
+        config = choose(kernel, key) if key is not None else {}
+        origin = next(
+            (e["origin"] for e in module.CONFIGS.get(kernel, ()) if e["config"] is config), ""
+        )
+        if hasattr(result, "registers"):
+            problem = launchable(result, gpu) or ""
+            reports.append(KernelReport(name, config, origin, result, problem))
+        else:
+            reports.append(KernelReport(name, config, origin, None, result.reason))
+    return reports
+
+
+def run_on_meta(module: ModuleType, recurrence: Recurrence, dtype: str) -> None:
+    """Run forward and backward on tensors without memory, at the spec's default sizes."""
+    import torch
+
+    io = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+    sizes = {axis.name: axis.size for axis in recurrence.axes}
+
+    def tensor(axes: tuple[str, ...], lead: tuple[int, ...], kind: torch.dtype) -> Any:
+        shape = (*lead, *(sizes[axis] for axis in axes))
+        return torch.empty(shape, dtype=kind, device="meta")
+
+    arguments = [
+        tensor(t.axes, (BATCH, LENGTH) if t.kind == "input" else (),
+               torch.float32 if t.dtype == "float32" or t.kind == "parameter" else io)
+        for t in recurrence.argument_order()
+    ]
+    states = [tensor(s.axes, (BATCH,), torch.float32) for s in recurrence.states]
+    results = module._run_forward(*arguments, *states, None, True)
+    if len(results) != len(recurrence.outputs) + len(recurrence.states):
+        raise SeqgenError(f"'{recurrence.name}' gave {len(results)} results.")
+    module._run_backward(*arguments, *states, None, *results)
