@@ -26,7 +26,7 @@ def run_build(options: argparse.Namespace) -> int:
         spec = read_spec(path)
         for gpu in gpus:
             started = time.perf_counter()
-            tuned = tuned_configs(gpu, options.dtype, options.db, options.frozen)
+            tuned = tuned_configs(gpu, options.db, options.frozen)
             compiled = compile_spec(spec, gpu, tuned)
             if options.emit:
                 print(_stage(compiled, options.emit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from seqgen.ir.expr import (
     Apply,
@@ -143,8 +144,7 @@ def show_recurrence(recurrence: Recurrence) -> str:
 def spec_hash(recurrence: Recurrence) -> str:
     """16 hexadecimal digits over the meaning of a spec.
 
-    Comments, layout and the file's name do not change it; names, axes and equations do.
+    Comments, layout, ``about`` and the file's name do not change it; names, axes and equations do.
     """
-    text = f"{recurrence.about}\n{show_recurrence(recurrence)}\n{recurrence!r}"
-    text = text.replace(f"origin={recurrence.origin!r}", "origin=''")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    meaning = replace(recurrence, about="", origin="")
+    return hashlib.sha256(repr(meaning).encode()).hexdigest()[:16]

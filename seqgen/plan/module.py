@@ -52,9 +52,10 @@ def plan_module(
         tuned: entries of CONFIGS by kernel, best knowledge first; the default is added.
     """
     configs = []
-    for kernel, default in schedule.defaults.items():
-        entries = [*tuned.get(kernel, ()), {"config": dict(default), "origin": "default"}]
-        configs.append((kernel, tuple(f"{entry!r}," for entry in map(dict, entries))))
+    for space in schedule.spaces:
+        default = {"config": dict(space.default), "origin": "default"}
+        entries = [*map(dict, tuned.get(space.kernel, ())), default]
+        configs.append((space.kernel, tuple(f"{entry!r}," for entry in entries)))
     return ModulePlan(
         name=recurrence.name,
         about=recurrence.about,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from seqgen.plan.knobs import KernelSpace
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class SchedulePlan:
     outputs and ``<state>_final`` from the argument tensors, ``<state>_0``, ``cu_seqlens``,
     ``want_final`` and ``sizes``; ``backward_call`` sets ``gradients``, one per argument and
     initial state, from the same names and ``d_<output>``, ``d_<state>_final`` (None if absent).
-    ``defaults`` is the configuration of each kernel where nothing was tuned.
+    ``spaces`` declares the knobs of each kernel, with the configuration for where nothing was
+    tuned.
     """
 
     name: str
@@ -31,4 +33,4 @@ class SchedulePlan:
     kernels: tuple[KernelPart, ...]
     forward_call: tuple[str, ...]
     backward_call: tuple[str, ...]
-    defaults: Mapping[str, Mapping[str, int]]
+    spaces: tuple[KernelSpace, ...]
