@@ -1,6 +1,6 @@
 """The whole pipeline on one screen: from a spec to an importable file.
 
-    load -> lower -> simplify -> structure -> schedule -> (tuned configurations) -> plan -> render
+load -> lower -> simplify -> structure -> schedule -> (tuned configurations) -> plan -> render
 """
 
 from __future__ import annotations

@@ -71,6 +71,9 @@ def _report(compiled: Compiled, file: Path, gpu: Gpu, dtype: str, started: float
         return 1
     print(f"  done in {time.perf_counter() - started:.1f} s. Use it:")
     folder = file.parent.as_posix().replace("/", ".")
-    print(f"    from {folder} import {name}" if not file.is_absolute() else
-          f"    import sys; sys.path.insert(0, {str(file.parent)!r}); from {name} import {name}")
+    print(
+        f"    from {folder} import {name}"
+        if not file.is_absolute()
+        else f"    import sys; sys.path.insert(0, {str(file.parent)!r}); from {name} import {name}"
+    )
     return 0

@@ -90,9 +90,7 @@ def report_kernels(
         progress(done, len(unique))
 
     reports = []
-    for launch, result in zip(
-        unique, compile_launches(unique, gpu, on_result=count), strict=True
-    ):
+    for launch, result in zip(unique, compile_launches(unique, gpu, on_result=count), strict=True):
         name = launch.name.removesuffix("_kernel")
         kernel, key = used.get(name, (name, None))
         config = choose(kernel, key) if key is not None else {}
@@ -119,8 +117,11 @@ def run_on_meta(module: ModuleType, recurrence: Recurrence, dtype: str) -> None:
         return torch.empty(shape, dtype=kind, device="meta")
 
     arguments = [
-        tensor(t.axes, (BATCH, LENGTH) if t.kind == "input" else (),
-               torch.float32 if t.dtype == "float32" or t.kind == "parameter" else io)
+        tensor(
+            t.axes,
+            (BATCH, LENGTH) if t.kind == "input" else (),
+            torch.float32 if t.dtype == "float32" or t.kind == "parameter" else io,
+        )
         for t in recurrence.argument_order()
     ]
     states = [tensor(s.axes, (BATCH,), torch.float32) for s in recurrence.states]

@@ -31,9 +31,7 @@ def tuned_configs(gpu: Gpu, location: str | None = None, frozen: bool = False) -
         frozen: raise where nothing was tuned, instead of using the default.
     """
 
-    def find(
-        recurrence: Recurrence, schedule: SchedulePlan
-    ) -> Mapping[str, Sequence[Entry]]:
+    def find(recurrence: Recurrence, schedule: SchedulePlan) -> Mapping[str, Sequence[Entry]]:
         from seqgen.store.store import TuningStore
 
         found: dict[str, list[Entry]] = {}
@@ -41,12 +39,18 @@ def tuned_configs(gpu: Gpu, location: str | None = None, frozen: bool = False) -
             for space in schedule.spaces:
                 key = kernel_key(recurrence, schedule, space)
 
-                def legal(_: ProblemKey, config: Mapping[str, object], s: KernelSpace = space) -> bool:
+                def legal(
+                    _: ProblemKey, config: Mapping[str, object], s: KernelSpace = space
+                ) -> bool:
                     return s.contains(config)  # type: ignore[arg-type]
 
                 choices = store.choices(key, device_key(gpu), toolchain_key(), accept=legal)
                 found[space.kernel] = [
-                    {**choice.problem.clear(), "config": dict(choice.config), "origin": choice.origin}
+                    {
+                        **choice.problem.clear(),
+                        "config": dict(choice.config),
+                        "origin": choice.origin,
+                    }
                     for choice in choices
                 ]
         missing = [space.kernel for space in schedule.spaces if not found[space.kernel]]
@@ -60,9 +64,7 @@ def tuned_configs(gpu: Gpu, location: str | None = None, frozen: bool = False) -
     return find
 
 
-def kernel_key(
-    recurrence: Recurrence, schedule: SchedulePlan, space: KernelSpace
-) -> KernelKey:
+def kernel_key(recurrence: Recurrence, schedule: SchedulePlan, space: KernelSpace) -> KernelKey:
     """Which code is measured: the operator and the kernel's rendered text, knobs symbolic."""
     from seqgen.store.keys import KernelKey, source_hash
 

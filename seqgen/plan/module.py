@@ -27,6 +27,8 @@ class ModulePlan:
     gpu: str
     schedule: SchedulePlan
     op: OpPlan
+    description: tuple[str, ...]
+    """Lines of SPEC: axes, arguments, states and outputs, for programs that make inputs."""
     configs: tuple[tuple[str, tuple[str, ...]], ...]
     """(kernel, one line of Python per entry)."""
 
@@ -66,5 +68,29 @@ def plan_module(
         gpu=gpu,
         schedule=schedule,
         op=plan_op(recurrence, schedule.forward_call, schedule.backward_call),
+        description=_describe(recurrence),
         configs=tuple(configs),
     )
+
+
+def _describe(recurrence: Recurrence) -> tuple[str, ...]:
+    lines = ['"axes": {']
+    for axis in recurrence.axes:
+        fields = {key: getattr(axis, key) for key in ("size", "parent", "twin", "derived", "fixed")}
+        lines.append(f'"{axis.name}": {fields!r},')
+    lines += ["},", '"arguments": {']
+    for tensor in recurrence.argument_order():
+        fields = {key: getattr(tensor, key) for key in ("kind", "axes", "dtype", "required")}
+        low, high = tensor.range or (None, None)
+        span = "None" if low is None else f"({_number(low)}, {_number(high)})"
+        inner = repr(fields)[1:-1]
+        lines.append(f'"{tensor.name}": {{{inner}, "range": {span}}},')
+    lines += ["},", '"states": {']
+    lines += [f'"{state.name}": {state.axes!r},' for state in recurrence.states]
+    lines += ["},", '"outputs": {']
+    lines += [f'"{output.name}": {output.axes!r},' for output in recurrence.outputs]
+    return (*lines, "},")
+
+
+def _number(value: float | None) -> str:
+    return f'float("{value}")' if value in (float("inf"), float("-inf")) else repr(value)

@@ -1,0 +1,228 @@
+"""``seqgen verify``: a built operator against its own float64 reference, gradients included.
+
+On a GPU the compiled kernels run; elsewhere Triton's interpreter runs the same kernels on the CPU,
+on small sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from seqgen.errors import SeqgenError
+
+if TYPE_CHECKING:
+    import torch
+
+# Design: RMS error relative to the RMS of the float64 result.
+LIMITS = {
+    "fp32": {"result": 1e-4, "gradient": 1e-4, "gate": 1e-4},
+    "fp16": {"result": 0.005, "gradient": 0.008, "gate": 0.02},
+    "bf16": {"result": 0.005, "gradient": 0.008, "gate": 0.02},
+}
+LENGTHS = (1, 17, 130)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor of one case: its relative RMS error and the limit it has to keep."""
+
+    case: str
+    tensor: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit  # False for NaN
+
+
+def run_verify(source: Path, dtypes: list[str], as_json: bool) -> int:
+    """Verify a spec or a built file; prints a table and returns the exit status."""
+    module = _load(source)
+    comparisons = [c for dtype in dtypes for c in verify(module, dtype)]
+    if as_json:
+        print(json.dumps([asdict(c) | {"passed": c.passed} for c in comparisons]))
+    else:
+        print(f"{'case':<28}{'tensor':<18}{'error':>10}{'limit':>10}")
+        for c in comparisons:
+            verdict = "" if c.passed else "  FAILED"
+            print(f"{c.case:<28}{c.tensor:<18}{c.error:>10.1e}{c.limit:>10.0e}{verdict}")
+    failed = sum(not c.passed for c in comparisons)
+    where = "on this GPU" if _has_gpu() else "in Triton's interpreter (no GPU here)"
+    summary = f"{module.SPEC['operator']}: {len(comparisons) - failed} of {len(comparisons)} agree"
+    print(f"{summary} with float64, {where}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _load(source: Path) -> ModuleType:
+    """The module of a built file, or of a spec built into the cache."""
+    if not _has_gpu():
+        if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+            raise SeqgenError("Set TRITON_INTERPRET=1 before Triton is imported.")
+        os.environ["TRITON_INTERPRET"] = "1"
+    from seqgen.load import load_operator
+    from seqgen.runtime.loader import load_module
+
+    if source.suffix == ".py":
+        return load_module(source)
+    return load_operator(source)
+
+
+def verify(module: ModuleType, dtype: str) -> list[Comparison]:
+    """Compare results and all gradients with float64 autograd through the reference.
+
+    Cases: lengths 1, 17 and 130, with initial state and a gradient into the final one, and packed
+    sequences with an empty one among them.
+    """
+    comparisons = []
+    for length in LENGTHS:
+        comparisons += _case(module, dtype, f"{dtype} T={length}", 2, length, None)
+    borders = [0, 5, 5, 37, 64]
+    return comparisons + _case(module, dtype, f"{dtype} packed", 1, borders[-1], borders)
+
+
+def _case(
+    module: ModuleType, dtype: str, case: str, batch: int, length: int, borders: list[int] | None
+) -> list[Comparison]:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    io = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    generator = torch.Generator().manual_seed(20)
+    spec = module.SPEC
+    sizes = verify_sizes(spec, on_gpu=device == "cuda")
+    sequences = batch if borders is None else len(borders) - 1
+    tensors = {}
+    for name, tensor in spec["arguments"].items():
+        lead = [batch, length] if tensor["kind"] == "input" else []
+        shape = lead + [sizes[axis] for axis in tensor["axes"]]
+        value = random_values(shape, tensor["range"], generator)
+        declared = tensor["kind"] == "parameter" or tensor["dtype"] == "float32"
+        tensors[name] = value.to(torch.float32 if declared else io).to(device)
+    states = [
+        (0.1 * torch.randn(sequences, *(sizes[a] for a in axes), generator=generator)).to(device)
+        for axes in spec["states"].values()
+    ]
+    packing = None if borders is None else torch.tensor(borders, device=device, dtype=torch.int32)
+    operator = getattr(module, spec["operator"])
+    reference = getattr(module, f"{spec['operator']}_reference")
+    found, leaves = _run(operator, spec, tensors, states, packing, None)
+    exact, exact_leaves = _run(reference, spec, tensors, states, packing, torch.float64)
+    labels = [*spec["outputs"], *(f"{name} (final)" for name in spec["states"])]
+    weights = [torch.randn(e.shape, generator=generator).to(device) for e in exact]
+    gradients = _gradients(found, leaves, weights)
+    exact_gradients = _gradients(exact, exact_leaves, weights)
+    limits = LIMITS[dtype]
+    rows = [
+        Comparison(case, label, relative_error(a, b), limits["result"])
+        for label, a, b in zip(labels, found, exact, strict=True)
+    ]
+    names = [*tensors, *(f"initial {name}" for name in spec["states"])]
+    key = max((len(t["axes"]) for t in spec["arguments"].values()), default=0)
+    for name, a, b in zip(names, gradients, exact_gradients, strict=True):
+        gate = name in tensors and len(spec["arguments"][name]["axes"]) < key
+        limit = limits["gate" if gate else "gradient"]
+        rows.append(Comparison(case, f"d {name}", relative_error(a, b), limit))
+    return rows
+
+
+def verify_sizes(spec: dict[str, Any], on_gpu: bool) -> dict[str, int]:
+    """Sizes to verify at: the defaults on a GPU, small odd ones in the interpreter."""
+    sizes: dict[str, int] = {}
+    # Sizes that a formula ties together stay as the spec has them.
+    tied = " ".join(
+        f"{name} {axis['derived']}" for name, axis in spec["axes"].items() if axis["derived"]
+    )
+    for number, (name, axis) in enumerate(spec["axes"].items()):
+        if axis["fixed"] or name in re.findall(r"[A-Za-z_]\w*", tied):
+            sizes[name] = axis["size"]
+        elif axis["twin"] is not None:
+            sizes[name] = sizes[axis["twin"]]
+        elif axis["parent"] is not None:
+            sizes[name] = 2 * sizes.get(axis["parent"], 2)
+        elif on_gpu and axis["size"] > 16:
+            sizes[name] = axis["size"]
+        else:
+            sizes[name] = 2 if axis["size"] <= 16 else (5, 7, 6)[number % 3]
+    return sizes
+
+
+def random_values(
+    shape: list[int], bounds: list[float] | None, generator: torch.Generator
+) -> torch.Tensor:
+    """Values inside the declared range; normal with deviation 1/2 where there is none."""
+    import torch
+
+    values = 0.5 * torch.randn(shape, generator=generator)
+    if bounds is None:
+        return values
+    low, high = bounds
+    if low == float("-inf") and high == float("inf"):
+        return values
+    if low == float("-inf"):
+        return high - torch.nn.functional.softplus(values * 2)
+    if high == float("inf"):
+        return low + torch.nn.functional.softplus(values * 2)
+    return low + (high - low) * torch.sigmoid(values * 2)
+
+
+def _run(
+    function: Any,
+    spec: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    states: list[torch.Tensor],
+    packing: torch.Tensor | None,
+    dtype: torch.dtype | None,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Results and leaves of one call, in ``dtype`` if given."""
+    leaves = [
+        t.detach().to(dtype or t.dtype).requires_grad_() for t in (*tensors.values(), *states)
+    ]
+    named = dict(zip(tensors, leaves, strict=False))
+    given = leaves[len(tensors) :]
+    positional = [v for n, v in named.items() if spec["arguments"][n]["required"]]
+    optional = {n: v for n, v in named.items() if not spec["arguments"][n]["required"]}
+    *outputs, final = function(
+        *positional,
+        initial_state=given[0] if len(given) == 1 else tuple(given),
+        output_final_state=True,
+        cu_seqlens=packing,
+        **optional,
+    )
+    return [*outputs, *(final if isinstance(final, tuple) else (final,))], leaves
+
+
+def _gradients(
+    results: list[torch.Tensor], leaves: list[torch.Tensor], weights: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    import torch
+
+    loss = sum((r * w.to(r.dtype)).sum() for r, w in zip(results, weights, strict=True))
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)  # type: ignore[arg-type]
+    return [
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for leaf, gradient in zip(leaves, found, strict=True)
+    ]
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """RMS(found - exact) / RMS(exact); the absolute error where the exact value vanishes."""
+    if exact.numel() == 0:
+        return 0.0
+    exact = exact.double()
+    difference = (found.double() - exact).square().mean().sqrt()
+    size = exact.square().mean().sqrt()
+    return float(difference / size) if float(size) > 1e-6 else float(difference)
