@@ -31,7 +31,7 @@ def run_build(options: argparse.Namespace) -> int:
             if options.emit:
                 print(_stage(compiled, options.emit))
                 continue
-            folder = options.output if len(gpus) == 1 else options.output / gpu.alias
+            folder = options.output if len(gpus) == 1 else options.output / gpu.name
             file = folder / f"{compiled.recurrence.name}.py"
             write_module(file, compiled.module.source)
             failed |= _report(compiled, file, gpu, options.dtype, started)

@@ -86,7 +86,7 @@ def device_key(gpu: Gpu) -> DeviceKey:
         sm_count=gpu.sm_count,
         shared_bytes=gpu.smem_optin,
         l2_bytes=gpu.l2_bytes,
-        memory_gbps=round(gpu.dram_rate / 1e9),
+        memory_gbps=int(gpu.device_key()["dram_class"]),
     )
 
 

@@ -292,3 +292,23 @@ def find_gpu(name: str) -> Gpu:
     hint = did_you_mean(name.lower(), known)
     message = f"There is no GPU called '{name}'. Known: auto, {', '.join(known)}."
     raise UsageError(f"{message} {hint}".rstrip())
+
+
+def describe_table() -> str:
+    """All GPUs as ``seqgen gpus`` prints them."""
+    rows = [("name", "aliases", "arch", "SMs", "smem KB", "DRAM TB/s", "bf16 TFLOP/s")]
+    for gpu in GPUS:
+        rows.append(
+            (
+                gpu.name,
+                ", ".join(gpu.aliases),
+                gpu.arch_name,
+                str(gpu.sm_count),
+                f"{gpu.smem_optin / KIB:.0f}",
+                f"{gpu.dram_rate / 1e12:.2f}",
+                f"{gpu.bf16_rate / 1e12:.0f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
