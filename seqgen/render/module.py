@@ -14,7 +14,7 @@ from seqgen.errors import SeqgenError
 from seqgen.plan.module import ModulePlan
 from seqgen.render.environment import render
 
-PLACEHOLDER = "0" * 12
+PLACEHOLDER = "0" * 64
 """Stands for the content hash while the content is hashed."""
 
 
@@ -26,7 +26,7 @@ class GeneratedModule:
     source: str
     spec_hash: str
     content_hash: str
-    """12 digits over the file; part of the namespace of its operators."""
+    """Over the whole file with PLACEHOLDER in its stead; also in the namespace of its operators."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         public_text=public_text,
     )
     source = format_source(render("module.py.jinja", page), plan.name)
-    content_hash = hashlib.sha256(source.encode()).hexdigest()[:12]
+    content_hash = hashlib.sha256(source.encode()).hexdigest()
     source = source.replace(PLACEHOLDER, content_hash)
     return GeneratedModule(plan.name, source, plan.spec_hash, content_hash)
 
