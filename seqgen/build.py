@@ -1,6 +1,6 @@
 """The whole pipeline on one screen: from a spec to an importable file.
 
-load -> lower -> simplify -> structure -> schedule -> (tuned configurations) -> plan -> render
+load -> lower -> structure -> schedule -> (tuned configurations) -> plan -> render
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from seqgen.errors import UsageError
 from seqgen.ir.printer import spec_hash
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.lower import lower
-from seqgen.passes.simplify import simplify
-from seqgen.passes.structure import Structure, analyse
+from seqgen.passes.structure import Structure, analyse, check_required
 from seqgen.plan.choose import choose_schedule
 from seqgen.plan.module import Entry, ModulePlan, plan_module
 from seqgen.plan.schedule import SchedulePlan
@@ -47,8 +46,10 @@ def analyse_spec(spec: Spec) -> tuple[Recurrence, Structure]:
     Raises:
         SpecError: any mistake in the spec.
     """
-    recurrence = simplify(lower(spec))
-    return recurrence, analyse(recurrence, spec.require_span)
+    recurrence = lower(spec)
+    structure = analyse(recurrence)
+    check_required(structure, spec)
+    return recurrence, structure
 
 
 def compile_spec(spec: Spec, gpu: Gpu, tuned: Tuned | None = None) -> Compiled:

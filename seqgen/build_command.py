@@ -72,7 +72,7 @@ def _report(compiled: Compiled, file: Path, gpu: Gpu, dtype: str, started: float
     print(f"  done in {time.perf_counter() - started:.1f} s. Use it:")
     folder = file.parent.as_posix().replace("/", ".")
     print(
-        f"    from {folder} import {name}"
+        f"    from {folder}.{name} import {name}"
         if not file.is_absolute()
         else f"    import sys; sys.path.insert(0, {str(file.parent)!r}); from {name} import {name}"
     )

@@ -67,7 +67,7 @@ def report_kernels(
     """
     from seqgen.gpu.launches import capture_launches
     from seqgen.gpu.pool import compile_launches
-    from seqgen.gpu.resources import launchable
+    from seqgen.gpu.resources import KernelResources, launchable
 
     used: dict[str, tuple[str, Any]] = {}
     choose = module._config
@@ -97,7 +97,7 @@ def report_kernels(
         origin = next(
             (e["origin"] for e in module.CONFIGS.get(kernel, ()) if e["config"] is config), ""
         )
-        if hasattr(result, "registers"):
+        if isinstance(result, KernelResources):
             problem = launchable(result, gpu) or ""
             reports.append(KernelReport(name, config, origin, result, problem))
         else:

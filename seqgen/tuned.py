@@ -71,23 +71,16 @@ def kernel_key(recurrence: Recurrence, schedule: SchedulePlan, space: KernelSpac
     parts: tuple[KernelPart, ...] = schedule.kernels
     own = [part for part in parts if part.name == space.kernel] or list(parts)
     text = "\n".join(render(part.template, part.plan) for part in own)
-    role = space.role
-    assert role in ("fwd", "bwd", "step")
-    return KernelKey(recurrence.name, space.kernel, role, spec_hash(recurrence), source_hash(text))
+    return KernelKey(
+        recurrence.name, space.kernel, space.role, spec_hash(recurrence), source_hash(text)
+    )
 
 
 def device_key(gpu: Gpu) -> DeviceKey:
     """The silicon, by the table's numbers."""
     from seqgen.store.keys import DeviceKey
 
-    return DeviceKey(
-        vendor=gpu.vendor,
-        arch=gpu.arch_name,
-        sm_count=gpu.sm_count,
-        shared_bytes=gpu.smem_optin,
-        l2_bytes=gpu.l2_bytes,
-        memory_gbps=int(gpu.device_key()["dram_class"]),
-    )
+    return DeviceKey(**gpu.device_key())  # type: ignore[arg-type]
 
 
 def toolchain_key() -> ToolchainKey:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 KnobValue = int | bool | str
 """Strings are names out of a short list (``"tma"``), never text that is pasted anywhere."""
@@ -49,7 +50,7 @@ class KernelSpace:
     """
 
     kernel: str
-    role: str
+    role: Literal["fwd", "bwd", "step"]
     knobs: tuple[Knob, ...]
     default: Config
     legal: Callable[[Config], bool] = always_legal

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from seqgen.ir.recurrence import Recurrence
+from seqgen.plan.knobs import KernelSpace, Knob
 from seqgen.plan.recurrent_backward import RecurrentBackward, plan_recurrent_backward
 from seqgen.plan.recurrent_forward import plan_recurrent_forward
 from seqgen.plan.recurrent_program import Program
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.tiling import elements
+
+BLOCKS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def plan_recurrent(recurrence: Recurrence) -> SchedulePlan:
@@ -27,12 +32,22 @@ def plan_recurrent(recurrence: Recurrence) -> SchedulePlan:
         ),
         forward_call=_forward_call(program),
         backward_call=_backward_call(program, backward),
-        defaults={
-            "operator": {"C": 32},
-            forward.name: _default(program, 8, 512, 1024),
-            backward.name: _default(program, 16, 1024, 512),
-        },
+        spaces=(
+            KernelSpace("operator", "bwd", (Knob("C", (16, 32, 64, 128)),), {"C": 32}),
+            _space(forward.name, "fwd", _default(program, 8, 512, 1024)),
+            _space(backward.name, "bwd", _default(program, 16, 1024, 512)),
+        ),
     )
+
+
+def _space(kernel: str, role: Literal["fwd", "bwd"], default: dict[str, int]) -> KernelSpace:
+    """Blocks around the default, one warp to sixteen."""
+    values = {"num_warps": (1, 2, 4, 8, 16), "num_stages": (1, 2, 3)}
+    knobs = [
+        Knob(name, values.get(name, tuple(v for v in BLOCKS if value // 8 <= v <= value * 8)))
+        for name, value in default.items()
+    ]
+    return KernelSpace(kernel, role, tuple(knobs), default)
 
 
 def _default(program: Program, least: int, lanes: int, per_warp: int) -> dict[str, int]:

@@ -1,0 +1,7 @@
+"""``python -m seqgen``."""
+
+import sys
+
+from seqgen.cli import main
+
+sys.exit(main())
