@@ -13,15 +13,15 @@ __all__ = ["OperatorBuilder", "SeqgenError", "load", "load_operator", "load_spec
 
 if TYPE_CHECKING:
     from seqgen.errors import SeqgenError
-    from seqgen.load import load, load_operator
+    from seqgen.loading import load, load_operator
     from seqgen.spec.builder import OperatorBuilder
     from seqgen.spec.loader import load_spec
 
 _HOMES = {
     "OperatorBuilder": "seqgen.spec.builder",
     "SeqgenError": "seqgen.errors",
-    "load": "seqgen.load",
-    "load_operator": "seqgen.load",
+    "load": "seqgen.loading",
+    "load_operator": "seqgen.loading",
     "load_spec": "seqgen.spec.loader",
 }
 

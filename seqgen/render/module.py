@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+
+from ruff import find_ruff_bin
 
 from seqgen._resources import templates_dir
 from seqgen.errors import SeqgenError
@@ -107,8 +107,7 @@ def format_source(text: str, name: str) -> str:
             f"  {i}: {lines[i - 1]}" for i in range(max(1, at - 3), min(len(lines), at + 3))
         )
         raise SeqgenError(f"The templates gave invalid Python for '{name}':\n{around}") from error
-    ruff = Path(sys.executable).parent / "ruff"
-    command = [str(ruff) if ruff.exists() else "ruff", "format", "--isolated", "-q"]
+    command = [find_ruff_bin(), "format", "--isolated", "-q"]
     command += ["--line-length", "100", "--stdin-filename", f"{name}.py", "-"]
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)

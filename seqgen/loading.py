@@ -1,4 +1,4 @@
-"""``seqgen.load``: from a spec to a function in one line."""
+"""``seqgen.load(spec)``: from a spec to a function in one line."""
 
 from __future__ import annotations
 
