@@ -26,7 +26,7 @@ MAX_SIZE = 65536
 UNDECLARED_SIZE = 16
 """Default size of an axis that tensors name but ``axes`` does not list (heads, mostly)."""
 
-_ARGUMENTS = ("initial_state", "output_final_state", "cu_seqlens", "state")
+_ARGUMENTS = ("initial_state", "output_final_state", "cu_seqlens", "state", "final_state")
 _GENERATED = ("torch", "triton", "tl", "math", "SPEC", "CONFIGS")
 _CONSTANTS = ("inf", "pi")
 
@@ -48,7 +48,7 @@ def check_name(name: str, span: Span, what: str) -> None:
     elif name in _CONSTANTS:
         reason = "a constant"
     elif name in _ARGUMENTS:
-        reason = "an argument of every operator"
+        reason = "an argument or result of every operator"
     elif name in _GENERATED:
         reason = "a name the generated file needs"
     elif what == "An axis" and name in ("B", "T"):
@@ -153,7 +153,7 @@ def complete(spec: Spec, uses: Iterable[tuple[str, Span]]) -> Spec:
         uses: each axis that a tensor or a relation names, in the order of the text.
     """
     _check_sections(spec)
-    _check_outputs(spec)
+    _check_result_names(spec)
     axes = {axis.name: axis for axis in spec.axes}
     for name, span in uses:
         if name in axes:
@@ -206,11 +206,19 @@ def _looks_back(expression: Expression) -> bool:
     return any(name in ("prev", "position") for name in names)
 
 
-def _check_outputs(spec: Spec) -> None:
+def _check_result_names(spec: Spec) -> None:
+    """The operator's and the outputs' names are taken by nothing else."""
     taken = {axis.name: "an axis" for axis in spec.axes}
     taken |= {tensor.name: "an input" for tensor in spec.inputs}
     taken |= {tensor.name: "a parameter" for tensor in spec.parameters}
     taken |= {state.name: "a state" for state in spec.states}
+    if spec.operator in taken:
+        raise SpecError(
+            f"'{spec.operator}' is {taken[spec.operator]} and the operator.",
+            spec.span,
+            label="name already taken",
+            hint="Give the operator a name of its own.",
+        )
     for output in spec.outputs:
         if output.name in taken:
             raise SpecError(
