@@ -12,15 +12,14 @@ from seqgen.spec.loader import parse_spec
 EXAMPLES = [
     path.read_text() for path in sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 ]
-PIECES = (
-    """
+WORDS = """
     ( ) [ ] { } , : = == * - + / % ** | > & ! # ' " ? @ ` . ~ < --- ... <<: &a *a !!int
     K V H S q k g B T sum exp prev rename repeat do if else not and where softmax rotary index
     position() axes init range default optional inf .inf -.inf .nan 1e-6 0 1_0 0x1 99999999999
     true null groups_of same_as K=V 2*R é
-""".split()
-    + ["\n", "\n  ", "\n- ", " ", "\t", "\x00", "\ufeff", "\u2028", "\x85"]
-)
+"""
+BLANKS = ["\n", "\n  ", "\n- ", " ", "\t", "\x00", "\ufeff", "\u2028", "\x85"]
+PIECES = [*WORDS.split(), *BLANKS, ""]
 
 
 @st.composite
