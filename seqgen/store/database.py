@@ -130,6 +130,8 @@ def _sqlite_engine(url: URL) -> Engine:
         # The driver would begin transactions by itself, and too late for BEGIN IMMEDIATE.
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        # With WAL, a power cut can then lose the last records, but damages nothing.
+        connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
     return engine
