@@ -14,7 +14,7 @@ from seqgen.errors import UsageError
 from seqgen.ir.printer import spec_hash
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.lower import lower
-from seqgen.passes.structure import Structure, analyse, check_required
+from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.choose import choose_schedule
 from seqgen.plan.module import Entry, ModulePlan, plan_module
 from seqgen.plan.schedule import SchedulePlan
@@ -47,9 +47,7 @@ def analyse_spec(spec: Spec) -> tuple[Recurrence, Structure]:
         SpecError: any mistake in the spec.
     """
     recurrence = lower(spec)
-    structure = analyse(recurrence)
-    check_required(structure, spec)
-    return recurrence, structure
+    return recurrence, analyse(recurrence, spec.require_span)
 
 
 def compile_spec(spec: Spec, gpu: Gpu, tuned: Tuned | None = None) -> Compiled:
