@@ -229,5 +229,88 @@ def _declarations(body: str, states: dict[str, list[str]]) -> list[str]:
     return [*head, *(f"  {a}: {AXES[a]}" for a in AXES if a in axes), *lines]
 
 
+@st.composite
+def matrix_specs(draw) -> str:
+    """YAML of an operator with a matrix state that has a normal form, written in some way."""
+
+    def pick(*values):
+        return draw(st.sampled_from(values))
+
+    grouped = draw(st.booleans())
+    head = "HV" if grouped else "H"
+    erase = pick("none", "none", "delta", "delta", "dplr", "two")
+    family = "linear" if erase == "none" else "erase"
+    old = erase in ("dplr", "two") and draw(st.booleans())
+    sides = ["none", "scalar", "key"] if old else ["none", "scalar", "key", "value", "both"]
+    side = draw(st.sampled_from(sides))
+    shapes = {"scalar": [head], "key": [head, "K"], "value": [head, "V"], "both": [head, "K"]}
+    inputs = {"q": ["H", "K"], "k": ["H", "K"], "v": [head, "V"]}
+    let, lines = [], []
+    factors = []
+    if side != "none":
+        inputs["g"] = shapes[side]
+        factors.append(pick("exp(g)", "sigmoid(g)", "(1 - sigmoid(g))", "exp(l)"))
+        if factors[-1] == "exp(l)":
+            let.append('  l: "-softplus(g) * 0.5"')
+        if draw(st.booleans()):
+            inputs["ga"] = [head]
+            factors.append("exp(ga)")
+    if side == "both":
+        inputs["gv"] = [head, "V"]
+        factors.append("exp(gv)")
+    decay = " * ".join(factors) or "1"
+    key = pick("k", "beta * k", "k * beta")
+    if "beta" in key:
+        inputs["beta"] = [head]
+    if draw(st.booleans()):
+        let.append('  k: "l2norm(k, K)"')
+    inner = "S" if old or not factors else f"{decay} * S"
+    whole = "S" if not factors else f"{decay} * S"
+    split = draw(st.booleans()) and not old and bool(factors)
+    if split:
+        lines.append(f'  - "S = {whole}"')
+        inner = whole = "S"
+    if erase == "none":
+        text = f"{whole} + {key} * v"
+        if draw(st.booleans()):
+            inputs["k2"], inputs["v2"] = ["H", "K"], [head, "V"]
+            text += " - k2 * v2 * 0.5"
+        lines.append(f'  - "S = {text}"')
+    elif erase == "delta":
+        inputs["r"] = ["H", "K"]
+        row = pick("k", "r", "(k * r)")
+        if row == "k":
+            del inputs["r"]
+        lines.append(f'  - "S = {whole} + {key} * (v - sum({row} * ({inner}), K))"')
+    else:
+        inputs["a"], inputs["b"] = ["H", "K"], ["H", "K"]
+        text = f"{whole} + 0.5 * b * sum(a * ({inner}), K) + {key} * v"
+        if erase == "two":
+            inputs["c"] = ["H", "K"]
+            text += f" - 0.5 * k * sum(c * ({inner}), K)"
+        lines.append(f'  - "S = {text}"')
+    states = {"S": [head, "K", "V"]}
+    read = pick("sum(q * S, K)", "sum(q * prev(S), K)", "sum(q * (prev(S) + S), K)",
+                "sum(w * S, V)", "sum(q * S, K) * K ** -0.5")  # fmt: skip
+    if "w *" in read:
+        inputs["w"] = [head, "V"]
+        del inputs["q"]
+    outputs = [f'  o: "{read}"']
+    if "q" in inputs and family == "linear" and draw(st.booleans()):
+        states["z"] = ["H", "K"]
+        lines.append('  - "z = 0.5 * z + k"')
+        outputs = [f'  o: "{read} / (1.5 + tanh(sum(q * z, K)))"']
+    if "q" in inputs and draw(st.booleans()):
+        outputs.append('  p: "amax(sum(q * S, K), V)"')
+    axes = ["H", "K", "V", *(["HV"] if grouped else [])]
+    text = ["operator: random", "axes:", *(f"  {a}: {AXES[a]}" for a in AXES if a in axes)]
+    text += ["inputs:", *(f"  {n}: [{', '.join(own)}]" for n, own in inputs.items())]
+    text += ["state:", *(f"  {n}: [{', '.join(own)}]" for n, own in states.items())]
+    text += (["let:", *let] if let else []) + ["update:", *lines, "output:", *outputs]
+    if draw(st.booleans()):
+        text.append("scan: {order: reverse}")
+    return "\n".join(text) + "\n"
+
+
 def recurrence_of(text: str) -> Recurrence:
     return lower(parse_spec(textwrap.dedent(text), "random.yaml"))
