@@ -1,0 +1,104 @@
+"""The documentation says what the code does: its specs parse, its messages are the real ones.
+
+``SEQGEN_ACCEPT=1 pytest tests/docs`` rewrites the generated table of functions.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seqgen.errors import SpecError
+from seqgen.passes.lower import lower
+from seqgen.spec.functions import FUNCTIONS
+from seqgen.spec.loader import SECTIONS, parse_spec
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LANGUAGE = ROOT / "docs" / "language.md"
+
+FENCE = re.compile(r"^```(\S*)( error)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[str, bool, str]]:
+    """Place, whether it is a mistake on purpose, and text of each fenced block."""
+    text = page.read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        if match[1] == language:
+            line = text[: match.start()].count("\n") + 2
+            yield f"{page.name}:{line}", bool(match[2]), match[3]
+
+
+def specs(wrong: bool) -> list[object]:
+    return [
+        pytest.param(text, id=place)
+        for page in PAGES
+        for place, is_wrong, text in blocks(page, "yaml")
+        if is_wrong == wrong
+    ]
+
+
+@pytest.mark.parametrize("text", specs(wrong=False))
+def test_spec_is_correct(text: str) -> None:
+    recurrence = lower(parse_spec(text, "spec.yaml"))
+    assert recurrence.outputs
+
+
+@pytest.mark.parametrize("text", specs(wrong=True))
+def test_message_of_a_wrong_spec_follows_it(text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        lower(parse_spec(text, "spec.yaml"))
+    shown = [message for page in PAGES for _, _, message in blocks(page, "text")]
+    assert f"{caught.value}\n" in shown
+
+
+def test_python_blocks_are_python() -> None:
+    for page in PAGES:
+        for place, _, text in blocks(page, "python"):
+            try:
+                ast.parse(text)
+            except SyntaxError as error:
+                pytest.fail(f"{place}: {error}")
+
+
+def test_links_lead_somewhere() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_every_section_of_a_spec_is_explained() -> None:
+    text = LANGUAGE.read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text.split("\n## ")[0], re.MULTILINE) == SECTIONS
+
+
+def test_builder_gives_the_same_operator_as_yaml() -> None:
+    source = next(t for _, _, t in blocks(LANGUAGE, "python") if "OperatorBuilder" in t)
+    names: dict[str, object] = {}
+    exec(compile(source, "language.md", "exec"), names)
+    built = lower(names["gla"])  # type: ignore[arg-type]
+    example = ROOT / "examples" / "gla.yaml"
+    written = lower(parse_spec(example.read_text(encoding="utf-8"), "gla.yaml"))
+    assert built.equations == written.equations
+    assert built.argument_order() == written.argument_order()
+
+
+def test_function_table_is_up_to_date() -> None:
+    rows = [f"| `{f.signature}` | {f.about} |" for f in FUNCTIONS.values()]
+    table = "\n".join(["| function | value |", "|---|---|", *rows])
+    text = LANGUAGE.read_text(encoding="utf-8")
+    start = text.index("-->\n", text.index("<!-- functions:")) + len("-->\n")
+    end = text.index("<!-- end of functions -->")
+    if os.environ.get("SEQGEN_ACCEPT"):
+        LANGUAGE.write_text(f"{text[:start]}\n{table}\n\n{text[end:]}", encoding="utf-8")
+    else:
+        assert text[start:end].strip() == table
