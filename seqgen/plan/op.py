@@ -305,7 +305,7 @@ def _docstring(
         if len(states) == 1
         else f"    initial_state: named tuple of {state_text}, float32; entries may be None.",
         "    output_final_state: whether the states after the last token are returned.",
-        "    cu_seqlens: [sequences + 1] int32 or int64, borders of sequences packed along T (B = 1).",
+        "    cu_seqlens: [sequences + 1] int32 or int64, borders of sequences packed in T (B = 1).",
         "",
         "Returns:",
         f"    {', '.join(f'{o.name} {o.layout}' for o in outputs)}, and the final state or None.",

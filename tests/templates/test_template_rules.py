@@ -1,6 +1,6 @@
 """Templates hold structure and Triton text only; every decision was made in the plan.
 
-One variable, ``plan``; ``if`` on a ready boolean, ``for`` over a tuple of the plan, and two filters.
+One variable, ``plan``; ``if`` on a ready boolean, ``for`` over a tuple of the plan, two filters.
 """
 
 from __future__ import annotations
