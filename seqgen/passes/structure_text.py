@@ -23,7 +23,7 @@ def show_structure(structure: Structure) -> str:
     """The normal form of every component, then the outputs."""
     lines = [f"{structure.recurrence.name}: {structure.family}"]
     for component in structure.components:
-        lines += ["", *show_component(structure, component)]
+        lines += ["", *show_component(structure, component), *show_reasons(component)]
     if structure.fused:
         lines += ["", *(f"one pass can carry {' and '.join(names)}" for names in structure.fused)]
     lines.append("")
@@ -33,7 +33,7 @@ def show_structure(structure: Structure) -> str:
 
 
 def show_component(structure: Structure, component: Component) -> list[str]:
-    """Heading, normal form with roles, reads and reasons of one component."""
+    """Heading, normal form with roles, and reads of one component."""
     recurrence = structure.recurrence
     names = [f"{s}[{', '.join(recurrence.state(s).axes)}]" for s in component.states]
     lines = [f"{', '.join(names)}: {component.family}{_details(component)}"]
@@ -42,8 +42,15 @@ def show_component(structure: Structure, component: Component) -> list[str]:
     else:
         lines += [f"  {equation}" for equation in _equations(structure, component)]
     lines += [f"  {read}" for read in component.reads if read.bound]
-    lines += [f"  not {family}: {reason}" for family, reason in component.reasons]
     return lines
+
+
+def show_reasons(component: Component) -> list[str]:
+    """Why the component is in no faster family, one line per reason."""
+    families: dict[str, list[str]] = {}
+    for family, reason in component.reasons:
+        families.setdefault(reason, []).append(family)
+    return [f"  not {', '.join(names)}: {reason}" for reason, names in families.items()]
 
 
 def _equations(structure: Structure, component: Component) -> list[str]:

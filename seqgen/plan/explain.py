@@ -1,0 +1,249 @@
+"""What ``seqgen explain`` prints: everything that the compiler found out about a spec, and why."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from seqgen.gpu.table import Gpu
+from seqgen.ir.printer import number, show
+from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.axes import AxisPlan, split_axes
+from seqgen.passes.lower import lower
+from seqgen.passes.structure import Component, Structure, analyse
+from seqgen.passes.structure_text import show_component, show_reasons
+from seqgen.plan.choose import choose_schedule
+from seqgen.plan.cost import Cost, Work, token_cost
+from seqgen.plan.schedule import SchedulePlan
+from seqgen.spec.model import Spec
+
+WIDTH = 96
+TOKENS = 32768
+"""Tokens for which the least time is printed; one launch of a long training batch."""
+
+SCHEDULES = {"recurrent": "token by token, state in registers; runs every operator"}
+
+
+def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) -> str:
+    """The report on ``spec``, as text or as JSON.
+
+    Raises:
+        SpecError: any mistake in the spec.
+    """
+    recurrence = lower(spec)
+    structure = analyse(recurrence, spec.require_span)
+    axes = split_axes(recurrence)
+    schedule = choose_schedule(recurrence, structure)
+    cost = token_cost(structure, dtype)
+    if as_json:
+        return json.dumps(_data(structure, axes, schedule, cost, gpu), indent=2)
+    sections = [
+        ("Equations", list(recurrence.equations)),
+        ("Normal form", _normal_form(structure)),
+        ("Families", _families(structure)),
+        ("States", _states(recurrence, cost)),
+        ("Axes, token by token", _axes(axes)),
+        ("Schedule", _schedule(structure, schedule)),
+        (f"Work per token{_assumptions(cost)}", _work(cost)),
+        (f"Least time for {TOKENS} tokens on {_rates(gpu, dtype)}", _times(cost, gpu)),
+    ]
+    lines = [recurrence.name, *([recurrence.about] if recurrence.about else [])]
+    for title, body in sections:
+        lines += ["", title, *_indented(body)]
+    return "\n".join(lines)
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    """Lines two columns in; long ones continue further in."""
+    result: list[str] = []
+    for line in lines:
+        own = len(line) - len(line.lstrip())
+        result += (
+            textwrap.wrap(
+                line.strip(),
+                WIDTH,
+                initial_indent=" " * (own + 2),
+                subsequent_indent=" " * (own + 8),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            if len(line) > WIDTH - 2
+            else [f"  {line}".rstrip()]
+        )
+    return result
+
+
+def _table(rows: list[list[str]], right: int = 0) -> list[str]:
+    """Aligned columns; the last ``right`` ones to the right."""
+    if not rows:
+        return []
+    columns = len(rows[0])
+    widths = [max(len(row[i]) for row in rows) for i in range(columns)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i >= columns - right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _normal_form(structure: Structure) -> list[str]:
+    lines = [
+        line for component in structure.components for line in show_component(structure, component)
+    ]
+    for output in structure.outputs:
+        lines.append(f"{output.name}[{', '.join(output.axes)}] = {show(output.value)}")
+    return lines
+
+
+def _families(structure: Structure) -> list[str]:
+    lines = [f"operator: {structure.family}"]
+    for component in structure.components:
+        others = component.applicable[1:]
+        also = f" (also {', '.join(others)})" if others else ""
+        lines.append(f"{', '.join(component.states)}: {component.family}{also}")
+        lines += show_reasons(component)
+        lines += _cautions(component)
+    for names in structure.fused:
+        lines.append(f"{' and '.join(names)} have the same decay and keys: one pass can carry them")
+    return lines
+
+
+def _cautions(component: Component) -> list[str]:
+    steps = component.form.steps if component.form is not None else ()
+    if any(step.decay.clamped for step in steps):
+        return ["  its decay is used as a logarithm: where it is exactly 0 it gets no gradient"]
+    return []
+
+
+def _states(recurrence: Recurrence, cost: Cost) -> list[str]:
+    rows = []
+    for state in recurrence.states:
+        size = 4
+        for axis in state.axes:
+            size *= cost.sizes[axis]
+        kind = "the token before" if state.delay else f"starts at {number(state.init)}"
+        rows.append([state.name, f"[{', '.join(state.axes)}]", kind, _bytes(size)])
+    lines = _table(rows, right=1)
+    if len(rows) > 1:
+        lines.append(f"{_bytes(cost.state_bytes)} for one sequence")
+    return lines
+
+
+def _axes(plan: AxisPlan) -> list[str]:
+    lines = [f"programs split   {', '.join(plan.grid) or 'nothing but sequences'}"]
+    for parent, child in plan.parents:
+        lines.append(f"                 {parent} follows from {child}")
+    for axis, cause in plan.reasons:
+        why = f": {show(cause)}" if cause is not None else ""
+        lines.append(f"must be whole    {axis}{why}")
+    for name, axes in plan.partial:
+        lines.append(f"summed gradient  d{name}, over {', '.join(axes)}")
+    return lines
+
+
+def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
+    what = SCHEDULES.get(schedule.name)
+    lines = [f"{schedule.name}{f': {what}' if what else ''}"]
+    if schedule.name == "recurrent" and structure.family != "recurrent":
+        lines.append(f"no faster schedule takes this form of '{structure.family}' yet")
+    defaults = {space.kernel: space.default for space in schedule.spaces}
+    rows = [
+        [part.name, ", ".join(f"{k}={v}" for k, v in defaults.get(part.name, {}).items())]
+        for part in schedule.kernels
+    ]
+    return lines + _table([["kernel", "default configuration"], *rows])
+
+
+def _assumptions(cost: Cost) -> str:
+    sizes = " ".join(f"{axis}={size}" for axis, size in cost.sizes.items())
+    chunk = f"; chunk {cost.chunk}" if cost.chunk is not None else ""
+    return f" (default sizes {sizes}{chunk}; {cost.dtype})"
+
+
+def _work(cost: Cost) -> list[str]:
+    rows = [["", "bytes", "matrix FLOP", "other FLOP", "special functions"]]
+    for name, work in (("forward", cost.forward), ("backward", cost.backward)):
+        values = (work.bytes, work.dots, work.pointwise, work.special)
+        rows.append([name, *(f"{value:,.0f}" for value in values)])
+    return [*_table(rows, right=4), "bytes: every input, output and gradient with a time axis once"]
+
+
+def _rates(gpu: Gpu, dtype: str) -> str:
+    rate = gpu.fp32_rate if dtype == "fp32" else gpu.bf16_rate
+    return f"{gpu.title} ({gpu.dram_rate / 1e12:.2f} TB/s, {rate / 1e12:.0f} TFLOP/s {dtype})"
+
+
+def _times(cost: Cost, gpu: Gpu) -> list[str]:
+    rows = []
+    for name, work in (("forward", cost.forward), ("backward", cost.backward)):
+        limit, seconds = _bound(work, gpu, cost.dtype)
+        rows.append([name, f"{seconds * TOKENS * 1e6:,.1f} us", f"limited by {limit}"])
+    total = sum(cost.floor(gpu)) * TOKENS * 1e6
+    rows.append(["both", f"{total:,.1f} us", ""])
+    width = max(len(row[1]) for row in rows)
+    return _table([[name, time.rjust(width), limit] for name, time, limit in rows])
+
+
+def _bound(work: Work, gpu: Gpu, dtype: str) -> tuple[str, float]:
+    limits = work.limits(gpu, dtype)
+    limit = max(limits, key=limits.__getitem__)
+    return limit, limits[limit]
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if size == int(size) else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _data(
+    structure: Structure, axes: AxisPlan, schedule: SchedulePlan, cost: Cost, gpu: Gpu
+) -> dict[str, object]:
+    recurrence = structure.recurrence
+    floor = dict(zip(("forward", "backward"), cost.floor(gpu), strict=True))
+    return {
+        "operator": recurrence.name,
+        "about": recurrence.about,
+        "equations": list(recurrence.equations),
+        "family": structure.family,
+        "components": [
+            {
+                "states": list(component.states),
+                "family": component.family,
+                "applicable": list(component.applicable),
+                "not_faster": [{"family": f, "reason": r} for f, r in component.reasons],
+                "decay": component.decay,
+                "key_axes": list(component.form.key_axes) if component.form else [],
+                "value_axes": list(component.form.value_axes) if component.form else [],
+                "coupled_axes": list(component.coupled),
+                "reads": [str(read) for read in component.reads],
+            }
+            for component in structure.components
+        ],
+        "states": [
+            {"name": s.name, "axes": list(s.axes), "delay": s.delay} for s in recurrence.states
+        ],
+        "axes": {
+            "grid": list(axes.grid),
+            "coupled": list(axes.coupled),
+            "partial_gradients": {name: list(missing) for name, missing in axes.partial},
+        },
+        "schedule": schedule.name,
+        "kernels": [part.name for part in schedule.kernels],
+        "cost_per_token": {
+            "sizes": dict(cost.sizes),
+            "dtype": cost.dtype,
+            "chunk": cost.chunk,
+            "forward": asdict(cost.forward),
+            "backward": asdict(cost.backward),
+            "state_bytes": cost.state_bytes,
+        },
+        "gpu": gpu.name,
+        "least_seconds_per_token": floor,
+    }
