@@ -125,7 +125,7 @@ class Structure:
         return max((read.stage for read in self.reads), default=0) + 1
 
     def __str__(self) -> str:
-        from seqgen.passes.structure_text import show_structure
+        from seqgen.passes.structure_text import show_structure  # it imports this module
 
         return show_structure(self)
 

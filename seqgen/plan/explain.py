@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from seqgen.gpu.table import Gpu
+from seqgen.ir.expr import Expr, Ref, substitute
 from seqgen.ir.printer import number, show
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.axes import AxisPlan, split_axes
@@ -44,7 +45,7 @@ def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) ->
         ("Normal form", _normal_form(structure)),
         ("Families", _families(structure)),
         ("States", _states(recurrence, cost)),
-        ("Axes, token by token", _axes(axes)),
+        ("Axes, token by token", _axes(recurrence, axes)),
         ("Schedule", _schedule(structure, schedule)),
         (f"Work per token{_assumptions(cost)}", _work(cost)),
         (f"Least time for {TOKENS} tokens on {_rates(gpu, dtype)}", _times(cost, gpu)),
@@ -133,15 +134,20 @@ def _states(recurrence: Recurrence, cost: Cost) -> list[str]:
     return lines
 
 
-def _axes(plan: AxisPlan) -> list[str]:
+def _axes(recurrence: Recurrence, plan: AxisPlan) -> list[str]:
+    declared = {tensor.value: tensor.name for tensor in recurrence.tensors}
+    raw: dict[str, Expr] = {t.value: Ref(t.name, t.axes) for t in recurrence.tensors}
     lines = [f"programs split   {', '.join(plan.grid) or 'nothing but sequences'}"]
     for parent, child in plan.parents:
         lines.append(f"                 {parent} follows from {child}")
     for axis, cause in plan.reasons:
-        why = f": {show(cause)}" if cause is not None else ""
+        why = f": {show(substitute(cause, raw))}" if cause is not None else ""
         lines.append(f"must be whole    {axis}{why}")
+    sums: dict[tuple[str, ...], list[str]] = {}
     for name, axes in plan.partial:
-        lines.append(f"summed gradient  d{name}, over {', '.join(axes)}")
+        sums.setdefault(axes, []).append(f"d{declared.get(name, name)}")
+    for axes, names in sums.items():
+        lines.append(f"gradients sum    {', '.join(names)} over {', '.join(axes)}")
     return lines
 
 

@@ -1,0 +1,102 @@
+"""The report: exact text for one operator; every operator has one, and it fits the screen."""
+
+import json
+from pathlib import Path
+
+import pytest
+from operator_table import SPECS
+
+from seqgen.errors import SpecError
+from seqgen.gpu.table import find_gpu
+from seqgen.plan.explain import explain
+from seqgen.spec.loader import load_spec, parse_spec
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+H200 = find_gpu("h200")
+GATED = """\
+operator: gated
+about: A test.
+axes: {H: 2, K: 64, V: 64}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  v: [H, V]
+  g: {axes: [H], dtype: float32, range: [0, 1]}
+state: {S: [H, K, V]}
+let: {q: "l2norm(q, K)"}
+update: ["S = g*S + k*v"]
+output: {o: "sum(q*S, K)"}
+"""
+
+BEFORE_SCHEDULE = """\
+gated
+A test.
+
+Equations
+  q = l2norm(q, K)
+  S = g*S + k*v
+  o = sum(q*S, K)
+
+Normal form
+  S[H, K, V]: linear (key K; value V; scalar decay)
+    S = D * S + k * v
+      log D    = log(max(g, 1.1754943508222875e-38))  [H]
+      k        = k  [H, K]
+      v        = v  [H, V]
+    read_o = sum(q * S, K)
+  o[H, V] = read_o
+
+Families
+  operator: linear
+  S: linear (also scan, recurrent)
+    its decay is used as a logarithm: where it is exactly 0 it gets no gradient
+
+States
+  S  [H, K, V]  starts at 0  32 KiB
+
+Axes, token by token
+  programs split   H, V
+  must be whole    K: sum(q * q, K)
+  gradients sum    dq, dk, dg over V
+
+Schedule
+"""
+
+
+def test_text_up_to_the_schedule():
+    text = explain(parse_spec(GATED, "gated.yaml"), H200)
+    assert text[: len(BEFORE_SCHEDULE)] == BEFORE_SCHEDULE
+
+
+def test_work_and_least_time():
+    text = explain(parse_spec(GATED, "gated.yaml"), H200)
+    work = text[text.index("Work per token") :].splitlines()
+    # per head: 2 C (K + V) + 4 K V and 6 C K + 4 C V + 10 K V, C = K = V = 64
+    assert work[0] == "Work per token (default sizes H=2 K=64 V=64; chunk 64; bf16)"
+    assert work[2].split()[:3] == ["forward", "1,032", f"{2 * 32768:,}"]
+    assert work[3].split()[:3] == ["backward", "1,808", f"{2 * 81920:,}"]
+    assert work[6] == "Least time for 32768 tokens on NVIDIA H200 (4.80 TB/s, 989 TFLOP/s bf16)"
+    forward, backward = 1032 * 32768 / 4.8e12, 1808 * 32768 / 4.8e12
+    assert work[7].split() == ["forward", f"{forward * 1e6:.1f}", "us", "limited", "by", "memory"]
+    assert work[9].split() == ["both", f"{(forward + backward) * 1e6:.1f}", "us"]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_operator_has_a_report(name):
+    text = explain(parse_spec(SPECS[name], name), H200)
+    assert text.startswith(f"{name}\n")
+    assert max(map(len, text.splitlines())) <= 100
+    data = json.loads(explain(parse_spec(SPECS[name], name), H200, as_json=True))
+    assert f"operator: {data['family']}" in text
+    assert data["kernels"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_fit_the_screen(path):
+    text = explain(load_spec(path), H200)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_require_is_held():
+    with pytest.raises(SpecError, match="requires family 'linear', but 'S' is in 'delta'"):
+        explain(parse_spec(SPECS["deltanet"] + "require: linear\n", "spec.yaml"), H200)
