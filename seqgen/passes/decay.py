@@ -9,6 +9,7 @@ from seqgen.ir.expr import Apply, Expand, Expr, IfPresent, Number, Ref, Size, ad
 from seqgen.ir.printer import show
 from seqgen.passes.affine import NotAffineError, addends, product
 from seqgen.passes.components import Program
+from seqgen.passes.ranges import bounds
 
 SMALLEST = 2.0**-126
 """log(max(f, SMALLEST)) stands for log(f) of a factor that may be zero."""
@@ -124,8 +125,11 @@ class _Logarithm:
         found = self.exact(factor)
         if found is not None:
             return found
-        if not _never_negative(factor, self.program):
+        low, _ = bounds(factor, self.program.recurrence)
+        if low < 0.0:
             raise NotAffineError(f"its decay factor {show(factor)} may be negative")
+        if low >= SMALLEST:
+            return call("log", factor)
         self.clamped = True
         return call("log", call("max", factor, Number(SMALLEST)))
 
@@ -186,47 +190,6 @@ class _Logarithm:
         if isinstance(b, Number) and b.value < 0.0:
             return sub(a, Number(-b.value)) if op is add else add(a, Number(-b.value))
         return add(a, b) if op is add else sub(a, b)
-
-
-def _never_negative(expr: Expr, program: Program) -> bool:
-    """Whether declared ranges and the form of ``expr`` rule out negative values."""
-    if isinstance(expr, Number):
-        return expr.value >= 0.0
-    if isinstance(expr, Ref):
-        for tensor in program.recurrence.tensors:
-            if tensor.value == expr.name:
-                return tensor.range is not None and tensor.range[0] >= 0.0
-        definition = program.definitions.get(expr.name)
-        known = definition is not None and expr.name not in program.owner
-        return known and definition is not None and _never_negative(definition, program)
-    if isinstance(expr, Apply):
-        if expr.op in ("exp", "sigmoid", "softplus", "abs", "sqrt", "rsqrt"):
-            return True
-        if expr.op in ("add", "mul", "div", "min"):
-            return all(_never_negative(arg, program) for arg in expr.args)
-        if expr.op == "max":
-            return any(_never_negative(arg, program) for arg in expr.args)
-        if expr.op == "where":
-            return all(_never_negative(arg, program) for arg in expr.args[1:])
-        if expr.op == "sub" and expr.args[0] == Number(1.0):
-            return _at_most_one(expr.args[1], program)
-        return False
-    return isinstance(expr, Size | Expand) and all(
-        _never_negative(child, program) for child in expr.children
-    )
-
-
-def _at_most_one(expr: Expr, program: Program) -> bool:
-    if isinstance(expr, Number):
-        return expr.value <= 1.0
-    if isinstance(expr, Ref):
-        for tensor in program.recurrence.tensors:
-            if tensor.value == expr.name:
-                return tensor.range is not None and tensor.range[1] <= 1.0
-        definition = program.definitions.get(expr.name)
-        known = definition is not None and expr.name not in program.owner
-        return known and definition is not None and _at_most_one(definition, program)
-    return isinstance(expr, Apply) and expr.op in ("sigmoid", "tanh")
 
 
 __all__ = ["SMALLEST", "Decay", "find_decay"]
