@@ -119,6 +119,12 @@ class Evaluator:
         kept = [name for name in self.dim if name in axes]
         return value.permute([0, *(1 + kept.index(name) for name in axes)])
 
+    def whole(self, value: Tensor, axis: str) -> Tensor:
+        """``value`` at its true size along ``axis``, which it may lack (a branch, a constant)."""
+        sizes = list(value.shape)
+        sizes[self.dim[axis]] = self.sizes[axis]
+        return value.expand(sizes)
+
     def run(self, assignments: Sequence[Assignment], values: Values) -> None:
         """Adds the value of each assignment to ``values``."""
         for assignment in assignments:
@@ -138,7 +144,7 @@ class Evaluator:
         if isinstance(expr, Ref):
             value = values[expr.name]
             for axis, index in expr.at:
-                value = value.narrow(self.dim[axis], index, 1)
+                value = self.whole(value, axis).narrow(self.dim[axis], index, 1)
             return value
         if isinstance(expr, IfPresent):
             return self(expr.then if expr.name in self.present else expr.other, values)
@@ -146,23 +152,27 @@ class Evaluator:
         if isinstance(expr, Apply):
             return POINTWISE[expr.op](*args)
         if isinstance(expr, Reduce):
-            dim = self.dim[expr.axis]
-            return args[0].sum(dim, keepdim=True) if expr.op == "sum" else args[0].amax(dim, True)
+            value, dim = self.whole(args[0], expr.axis), self.dim[expr.axis]
+            return value.sum(dim, keepdim=True) if expr.op == "sum" else value.amax(dim, True)
         if isinstance(expr, Rename):
             return args[0].transpose(self.dim[expr.old], self.dim[expr.new])
         if isinstance(expr, Expand):
             parent, child = self.dim[expr.parent], self.dim[expr.child]
             group = self.sizes[expr.child] // self.sizes[expr.parent]
-            return args[0].repeat_interleave(group, parent).transpose(parent, child)
+            value = self.whole(args[0], expr.parent)
+            return value.repeat_interleave(group, parent).transpose(parent, child)
         if isinstance(expr, GroupSum):
             parent, child = self.dim[expr.parent], self.dim[expr.child]
             shape = (self.sizes[expr.parent], self.sizes[expr.child] // self.sizes[expr.parent])
-            return _split(args[0], child, *shape).sum(child + 1).transpose(parent, child)
+            value = self.whole(args[0], expr.child)
+            return _split(value, child, *shape).sum(child + 1).transpose(parent, child)
         if isinstance(expr, Pick):
             dim, half = self.dim[expr.axis], self.dim[expr.half]
-            return _halves(args[0], dim, expr.pairs)[expr.part].transpose(dim, half)
+            value = self.whole(args[0], expr.axis)
+            return _halves(value, dim, expr.pairs)[expr.part].transpose(dim, half)
         if isinstance(expr, Pair):
-            return self._join(args[0], args[1], expr)
+            first, second = (self.whole(arg, expr.half) for arg in args)
+            return self._join(first, second, expr)
         assert isinstance(expr, Detach)
         return args[0].detach()
 

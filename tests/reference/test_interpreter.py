@@ -165,3 +165,17 @@ def test_wrong_tensors_are_named():
         run(op, {**x, "g": x["g"][..., :1]})
     with pytest.raises(UsageError, match=r"'v' has \[B, T\] = \[2, 4\], 'q' has \[2, 5\]"):
         run(op, {**x, "v": x["v"][:, 1:]})
+
+
+def test_a_branch_that_lacks_an_axis_is_constant_along_it():
+    op = from_text("""
+        operator: branch
+        axes: {D: 3}
+        inputs: {x: [], z: {axes: [D], optional: true}}
+        state: {h: []}
+        update: ["h = h + sum((x * z if z else x), D)"]
+        output: {o: h}
+        """)
+    x = torch.ones(1, 1)
+    close(run(op, {"x": x, "z": torch.ones(1, 1, 5)})[0]["o"], torch.full((1, 1), 5.0))
+    close(run(op, {"x": x})[0]["o"], torch.full((1, 1), 3.0))
