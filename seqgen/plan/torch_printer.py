@@ -123,8 +123,18 @@ class TorchPrinter:
             text = f"torch.stack(torch.broadcast_tensors({parts}), {at}).flatten({dim}, {dim + 1})"
             return f"{text}{self._moved(expr, axes)}", ATOM
         assert isinstance(expr, IfPresent), type(expr)
-        then, other = (self._tensor(child, expr) for child in expr.children)
+        then, other = (self._branch(child, expr) for child in expr.children)
         return f"({then} if {expr.name} is not None else {other})", ATOM
+
+    def _branch(self, expr: Expr, result: IfPresent) -> str:
+        """A branch with all axes of ``result``: a sum over one must see its true size."""
+        if not set(result.axes) - set(expr.axes):
+            return self._tensor(expr, result)
+        sizes = ", ".join(self.order(result))
+        if is_static(expr):
+            value = f"float({self.text(expr)})"
+            return f"torch.full((1, {sizes}), {value}, dtype=dtype, device=device)"
+        return f"{self._wrapped(expr, ATOM, result)}.expand(-1, {sizes})"
 
     def _atom(self, expr: Expr) -> str:
         text, rank = self._print(expr)
