@@ -172,7 +172,7 @@ def _check_required(structure: Structure, wanted: str, span: Span | None) -> Non
         span,
         label=f"this is '{structure.family}'",
         notes=[f"Not {family}: {reason}." for family, reason in slow.reasons],
-        hint=f"Change the update, or write 'require: {structure.family}'.",
+        hint="Change the update, or leave 'require' out.",
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from seqgen.errors import SpecError
 from seqgen.passes.lower import lower
+from seqgen.passes.structure import analyse
 from seqgen.spec.loader import parse_spec
 
 CASES = Path(__file__).parent / "cases"
@@ -21,7 +22,8 @@ CASES = Path(__file__).parent / "cases"
 @pytest.mark.parametrize("path", sorted(CASES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_message(path: Path) -> None:
     with pytest.raises(SpecError) as caught:
-        lower(parse_spec(path.read_text(encoding="utf-8"), path.name))
+        spec = parse_spec(path.read_text(encoding="utf-8"), path.name)
+        analyse(lower(spec), spec.require_span)
     message = f"{caught.value}\n"
     expected = path.with_suffix(".txt")
     if os.environ.get("SEQGEN_ACCEPT"):
