@@ -32,6 +32,7 @@ from seqgen.passes.declarations import (
 )
 from seqgen.passes.micro_steps import at_micro_step, check_outside, count_steps
 from seqgen.passes.typing import type_expression
+from seqgen.spec.checks import MAX_STATEMENTS, too_many_statements
 from seqgen.spec.model import Assign, Repeat, Spec, TensorDecl
 
 
@@ -297,6 +298,8 @@ class _Lowering:
                 steps += [(a, (item.axis, i)) for i in range(size) for a in item.body]
             else:
                 steps.append((item, None))
+        if len(steps) > MAX_STATEMENTS:
+            raise too_many_statements(steps[MAX_STATEMENTS][0].span)
         remaining = {
             name: sum(a.target == name for a, _ in steps) for name in {a.target for a, _ in steps}
         }

@@ -23,6 +23,9 @@ CHUNKS = (16, 32, 64, 128, 256)
 
 MAX_SIZE = 65536
 
+MAX_STATEMENTS = 200  # assignments and outputs, micro-steps counted each
+MAX_TENSORS = 64  # inputs, parameters and states
+
 UNDECLARED_SIZE = 16
 """Default size of an axis that tensors name but ``axes`` does not list (heads, mostly)."""
 
@@ -153,6 +156,7 @@ def complete(spec: Spec, uses: Iterable[tuple[str, Span]]) -> Spec:
         uses: each axis that a tensor or a relation names, in the order of the text.
     """
     _check_sections(spec)
+    _check_counts(spec)
     _check_result_names(spec)
     axes = {axis.name: axis for axis in spec.axes}
     for name, span in uses:
@@ -180,6 +184,30 @@ def _check_sections(spec: Spec) -> None:
             raise _missing(spec, "update", "update: ['S = expression']")
     elif not any(_looks_back(expression) for expression in _expressions(spec)):
         raise _missing(spec, "state", "state: {S: [H, K, V]}")
+
+
+def _check_counts(spec: Spec) -> None:
+    """Bounds what the compiler's passes have to go through."""
+    tensors = [*spec.inputs, *spec.parameters, *spec.states]
+    if len(tensors) > MAX_TENSORS:
+        raise SpecError(
+            f"An operator has at most {MAX_TENSORS} inputs, parameters and states.",
+            tensors[MAX_TENSORS].span,
+            label="one too many",
+        )
+    statements = [*spec.let, *spec.update, *spec.outputs]
+    if len(statements) > MAX_STATEMENTS:
+        raise too_many_statements(statements[MAX_STATEMENTS].span)
+
+
+def too_many_statements(span: Span) -> SpecError:
+    """An error: this statement is one too many."""
+    return SpecError(
+        f"An operator has at most {MAX_STATEMENTS} statements.",
+        span,
+        label="one too many",
+        notes=["Each micro-step of a repeat block counts."],
+    )
 
 
 def _missing(spec: Spec, section: str, example: str) -> SpecError:
