@@ -167,12 +167,14 @@ def _check_required(structure: Structure, wanted: str, span: Span | None) -> Non
         return
     slow = next(c for c in reversed(structure.components) if c.family == structure.family)
     names = " and ".join(f"'{state}'" for state in slow.states)
+    recurrent = structure.family == "recurrent"
+    other = "leave 'require' out" if recurrent else f"write 'require: {structure.family}'"
     raise SpecError(
         f"The spec requires family '{wanted}', but {names} is in '{slow.family}'.",
         span,
         label=f"this is '{structure.family}'",
         notes=[f"Not {family}: {reason}." for family, reason in slow.reasons],
-        hint="Change the update, or leave 'require' out.",
+        hint=f"Change the update, or {other}.",
     )
 
 

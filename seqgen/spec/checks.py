@@ -14,7 +14,16 @@ from dataclasses import replace
 
 from seqgen.errors import Span, SpecError, did_you_mean
 from seqgen.spec.functions import FUNCTIONS
-from seqgen.spec.model import AxisDecl, Expression, Repeat, Spec
+from seqgen.spec.model import (
+    Assign,
+    AxisDecl,
+    Expression,
+    OutputDecl,
+    Repeat,
+    Spec,
+    StateDecl,
+    TensorDecl,
+)
 
 ORDERS = ("forward", "reverse")
 FAMILIES = ("scan", "linear", "delta", "dplr")
@@ -188,14 +197,14 @@ def _check_sections(spec: Spec) -> None:
 
 def _check_counts(spec: Spec) -> None:
     """Bounds what the compiler's passes have to go through."""
-    tensors = [*spec.inputs, *spec.parameters, *spec.states]
+    tensors: list[TensorDecl | StateDecl] = [*spec.inputs, *spec.parameters, *spec.states]
     if len(tensors) > MAX_TENSORS:
         raise SpecError(
             f"An operator has at most {MAX_TENSORS} inputs, parameters and states.",
             tensors[MAX_TENSORS].span,
             label="one too many",
         )
-    statements = [*spec.let, *spec.update, *spec.outputs]
+    statements: list[Assign | Repeat | OutputDecl] = [*spec.let, *spec.update, *spec.outputs]
     if len(statements) > MAX_STATEMENTS:
         raise too_many_statements(statements[MAX_STATEMENTS].span)
 
