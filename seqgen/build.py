@@ -37,7 +37,8 @@ class Compiled:
     module: GeneratedModule
 
 
-Tuned = Callable[[Recurrence, SchedulePlan], Mapping[str, Sequence[Entry]]]
+Tuned = Callable[[GeneratedModule, SchedulePlan], Mapping[str, Sequence[Entry]]]
+"""Looks configurations up for the kernels of a module that was rendered with defaults."""
 
 
 def analyse_spec(spec: Spec) -> tuple[Recurrence, Structure]:
@@ -54,9 +55,13 @@ def compile_spec(spec: Spec, gpu: Gpu, tuned: Tuned | None = None) -> Compiled:
     """Compile ``spec`` for ``gpu``; ``tuned`` finds configurations for its kernels."""
     recurrence, structure = analyse_spec(spec)
     schedule = choose_schedule(recurrence, structure)
-    configs = tuned(recurrence, schedule) if tuned is not None else {}
-    plan = plan_module(recurrence, structure.family, schedule, gpu.name, configs)
-    return Compiled(recurrence, structure, schedule, plan, render_module(plan))
+    plan = plan_module(recurrence, structure.family, schedule, gpu.name, {})
+    module = render_module(plan)
+    configs = tuned(module, schedule) if tuned is not None else {}
+    if any(configs.values()):
+        plan = plan_module(recurrence, structure.family, schedule, gpu.name, configs)
+        module = render_module(plan)
+    return Compiled(recurrence, structure, schedule, plan, module)
 
 
 def read_spec(source: Spec | str | Path) -> Spec:

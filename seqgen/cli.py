@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
 
     from seqgen.cli_db import add_db_commands
+    from seqgen.cli_tune import add_tune_command
 
+    add_tune_command(commands)
     add_db_commands(commands)
     return parser
 

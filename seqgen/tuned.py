@@ -6,20 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from seqgen.errors import SeqgenError
-from seqgen.ir.printer import spec_hash
-from seqgen.ir.recurrence import Recurrence
-from seqgen.plan.knobs import KernelSpace
+from seqgen.plan.knobs import Config, KernelSpace
 from seqgen.plan.module import Entry
-from seqgen.plan.schedule import KernelPart, SchedulePlan
-from seqgen.render.environment import render
+from seqgen.plan.schedule import SchedulePlan
+from seqgen.render.module import GeneratedModule
 
 if TYPE_CHECKING:
     from seqgen.build import Tuned
     from seqgen.gpu.table import Gpu
-    from seqgen.store.keys import DeviceKey, KernelKey, ProblemKey, ToolchainKey
-
-CODEGEN = 1
-"""Raised when generated code changes so that old measurements no longer mean anything."""
+    from seqgen.store.keys import KernelKey, ProblemKey, ToolchainKey
+    from seqgen.store.store import TuningStore
 
 
 def tuned_configs(gpu: Gpu, location: str | None = None, frozen: bool = False) -> Tuned:
@@ -31,32 +27,21 @@ def tuned_configs(gpu: Gpu, location: str | None = None, frozen: bool = False) -
         frozen: raise where nothing was tuned, instead of using the default.
     """
 
-    def find(recurrence: Recurrence, schedule: SchedulePlan) -> Mapping[str, Sequence[Entry]]:
+    def find(module: GeneratedModule, schedule: SchedulePlan) -> Mapping[str, Sequence[Entry]]:
         from seqgen.store.store import TuningStore
+        from seqgen.tune.keys import kernel_key
 
-        found: dict[str, list[Entry]] = {}
+        found = {}
         with TuningStore.open(location) as store:
             for space in schedule.spaces:
-                key = kernel_key(recurrence, schedule, space)
-
-                def legal(
-                    _: ProblemKey, config: Mapping[str, object], s: KernelSpace = space
-                ) -> bool:
-                    return s.contains(config)  # type: ignore[arg-type]
-
-                choices = store.choices(key, device_key(gpu), toolchain_key(), accept=legal)
-                found[space.kernel] = [
-                    {
-                        **choice.problem.clear(),
-                        "config": dict(choice.config),
-                        "origin": choice.origin,
-                    }
-                    for choice in choices
-                ]
-        missing = [space.kernel for space in schedule.spaces if not found[space.kernel]]
+                key = kernel_key(
+                    module.name, space.kernel, space.role, module.spec_hash, module.source
+                )
+                found[space.kernel] = _entries(store, key, space, gpu)
+        missing = [kernel for kernel, entries in found.items() if not entries]
         if frozen and missing:
             raise SeqgenError(
-                f"'{recurrence.name}' has no tuned configuration on {gpu.name} for "
+                f"'{module.name}' has no tuned configuration on {gpu.name} for "
                 f"{', '.join(missing)}. Run 'seqgen tune', or build without --frozen."
             )
         return found
@@ -64,33 +49,32 @@ def tuned_configs(gpu: Gpu, location: str | None = None, frozen: bool = False) -
     return find
 
 
-def kernel_key(recurrence: Recurrence, schedule: SchedulePlan, space: KernelSpace) -> KernelKey:
-    """Which code is measured: the operator and the kernel's rendered text, knobs symbolic."""
-    from seqgen.store.keys import KernelKey, source_hash
+def _entries(
+    store: TuningStore, key: KernelKey, space: KernelSpace, gpu: Gpu
+) -> list[dict[str, object]]:
+    """Entries of CONFIGS for one kernel: this toolchain's, else those of another one."""
+    from seqgen.tune.keys import device_key
 
-    parts: tuple[KernelPart, ...] = schedule.kernels
-    own = [part for part in parts if part.name == space.kernel] or list(parts)
-    text = "\n".join(render(part.template, part.plan) for part in own)
-    return KernelKey(
-        recurrence.name, space.kernel, space.role, spec_hash(recurrence), source_hash(text)
-    )
+    def legal(_: ProblemKey, config: Config) -> bool:
+        return space.contains(config)
+
+    for toolchain in _toolchains(store, key):
+        choices = store.choices(key, device_key(gpu), toolchain, accept=legal)
+        if choices:
+            return [
+                {**choice.problem.clear(), "config": dict(choice.config), "origin": choice.origin}
+                for choice in choices
+            ]
+    return []
 
 
-def device_key(gpu: Gpu) -> DeviceKey:
-    """The silicon, by the table's numbers."""
-    from seqgen.store.keys import DeviceKey
+def _toolchains(store: TuningStore, key: KernelKey) -> list[ToolchainKey]:
+    """The installed compilers first, then others that this kernel was measured with.
 
-    return DeviceKey(**gpu.device_key())  # type: ignore[arg-type]
+    A configuration that won under another Triton is a better guess than the untuned default.
+    """
+    from seqgen.tune.keys import toolchain_key
 
-
-def toolchain_key() -> ToolchainKey:
-    """The compilers installed here."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from seqgen.store.keys import ToolchainKey
-
-    try:
-        triton = version("triton")
-    except PackageNotFoundError:
-        triton = "none"
-    return ToolchainKey(triton=triton, ptxas="bundled", codegen=CODEGEN)
+    own = toolchain_key()
+    others = {m.toolchain for m, _ in store.history(key).measurements} - {own}
+    return [own, *sorted(others, key=lambda t: (t.triton, t.ptxas), reverse=True)]
