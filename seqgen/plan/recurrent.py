@@ -97,7 +97,7 @@ def _backward_call(program: Program, plan: RecurrentBackward) -> tuple[str, ...]
         ]
     lines += [
         f"{', '.join(f'grad_{name}' for name in plan.gradients)}, = launch_recurrent_backward(",
-        f"    {plan.arguments}, cu_seqlens, sizes",
+        f"    {plan.call}, cu_seqlens, sizes",
         ")",
         "gradients = (",
     ]

@@ -67,6 +67,8 @@ class RecurrentBackward:
     results: str
     checkpoints: Lines
     """Names of the states that the kernel restores from checkpoints."""
+    call: str
+    """The arguments as the caller names them."""
     gradients: Lines
     """Declared names of the tensors and states that the launcher gives gradients of."""
 
@@ -118,7 +120,7 @@ class _Backward:
 
     def plan(self) -> RecurrentBackward:
         program, rec = self.program, self.program.recurrence
-        tensors = [t.name for t in program.tensors]
+        tensors = [program.argument(t.name) for t in program.tensors]
         checkpoints = [f"{s.name}_checkpoint" for s in self.restored]
         seeds = [f"d_{o.name}" for o in self.seeded]
         finals = [f"d_{s.name}_final" for s in self.carried]
@@ -162,6 +164,7 @@ class _Backward:
             launch=self.launch_lines(),
             results=", ".join(f"_total(grad_{name})" for name in gradients),
             checkpoints=tuple(s.name for s in self.restored),
+            call=", ".join([*(t.name for t in program.tensors), *checkpoints, *seeds, *finals]),
             gradients=tuple(gradients),
         )
 
@@ -180,8 +183,8 @@ class _Backward:
         for s in self.carried:
             lines.append(f"grad_{s.name}_ptr,  # {layout(('parts', 'sequences', *s.axes))}, fp32")
         lines += ["scratch_ptr,  # [programs, CHUNK, SCRATCH], fp32", "cu_seqlens_ptr,"]
-        flags = [f"HAS_D_{o.name.upper()}: tl.constexpr," for o in self.seeded]
-        flags += [f"HAS_D_{s.name.upper()}_FINAL: tl.constexpr," for s in self.carried]
+        flags = [f"HAS_d_{o.name}: tl.constexpr," for o in self.seeded]
+        flags += [f"HAS_d_{s.name}_final: tl.constexpr," for s in self.carried]
         sizes = constexpr_parameters(self.program)
         return (*lines, "T,", "n_rows,", "n_sequences,", *sizes, *flags)
 
@@ -218,7 +221,7 @@ class _Backward:
         lines: list[str] = []
         for s in self.carried:
             pointer = self.program.state_pointer(s, f"d_{s.name}_final_ptr", "sequence")
-            flag = f"HAS_D_{s.name.upper()}_FINAL"
+            flag = f"HAS_d_{s.name}_final"
             lines += self.seed(f"d_{s.name}_next", flag, pointer, s.axes)
         return tuple(lines)
 
@@ -279,7 +282,7 @@ class _Backward:
         lines += program.leaf_lines(program.inputs, token=True, read=self.read)
         for o in self.seeded:
             pointer = program.token_pointer(f"d_{o.name}_ptr", o)
-            lines += self.seed(f"d_{o.name}", f"HAS_D_{o.name.upper()}", pointer, o.axes)
+            lines += self.seed(f"d_{o.name}", f"HAS_d_{o.name}", pointer, o.axes)
             printer.define(f"d_{o.name}", printer.leaf(f"d_{o.name}", o.axes))
         for s in self.carried:
             name = f"d_{s.name}_next"
@@ -350,7 +353,8 @@ class _Backward:
             return split_index(self.program.tiling.missing(owner.axes))[1]
 
         for t in self.inputs:
-            lines.append(f"grad_{t.name} = _parts({t.name}, {parts(t)}, cu_seqlens is not None)")
+            name = self.program.argument(t.name)
+            lines.append(f"grad_{t.name} = _parts({name}, {parts(t)}, cu_seqlens is not None)")
         for t in self.parameters:
             count = "n_sequences" if parts(t) == "1" else f"n_sequences * {parts(t)}"
             shape = f"({', '.join([count, *t.axes])},)"
@@ -362,7 +366,7 @@ class _Backward:
 
     def launch_lines(self) -> Lines:
         program = self.program
-        lines = [f"{contiguous(t.name, t.required)}," for t in program.tensors]
+        lines = [f"{contiguous(program.argument(t.name), t.required)}," for t in program.tensors]
         lines += [f"{s.name}_checkpoint," for s in self.restored]
         seeds = [f"d_{o.name}" for o in self.seeded]
         finals = [f"d_{s.name}_final" for s in self.carried]
@@ -372,8 +376,8 @@ class _Backward:
         lines += ["scratch,", "cu_seqlens,", "n_tokens,", 'sizes["B"] * n_tokens,', "n_sequences,"]
         lines += [f"{name}={name}," for name in program.constexprs()]
         optional = [t for t in program.tensors if not t.required]
-        lines += [f"{present(t.name)}={t.name} is not None," for t in optional]
-        lines += [f"HAS_{name.upper()}={name} is not None," for name in (*seeds, *finals)]
+        lines += [f"{present(t.name)}={program.argument(t.name)} is not None," for t in optional]
+        lines += [f"HAS_{name}={name} is not None," for name in (*seeds, *finals)]
         return tuple(lines)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from seqgen.ir.expr import Ref
 from seqgen.plan.recurrent_program import Lines, Program
-from seqgen.plan.triton_printer import Printer
+from seqgen.plan.triton_printer import Printer, present
 
 KERNEL = "recurrent_forward"
 
@@ -49,7 +49,7 @@ def plan_recurrent_forward(program: Program) -> RecurrentForward:
     token += program.advance_lines(printer)
     program.helpers |= printer.helpers
     states = rec.states
-    tensors = [tensor.name for tensor in program.tensors]
+    tensors = [program.argument(tensor.name) for tensor in program.tensors]
     return RecurrentForward(
         name=KERNEL,
         equations=rec.equations,
@@ -118,9 +118,10 @@ def key_text(program: Program) -> str:
 
 
 def io_tensor(program: Program) -> str:
-    """The tensor whose dtype is the io dtype."""
+    """Launcher name of the tensor whose dtype is the io dtype."""
     tensors = [t for t in program.inputs if t.required]
-    return next((t.name for t in tensors if t.dtype is None), tensors[0].name)
+    name = next((t.name for t in tensors if t.dtype is None), tensors[0].name)
+    return program.argument(name)
 
 
 def tensor_parameters(program: Program) -> list[str]:
@@ -147,7 +148,7 @@ def _signature(program: Program) -> Lines:
         lines.append(f"{state.name}_final_ptr,  # {layout(('sequences', *state.axes))}, fp32")
     for state in rec.states:
         lines.append(f"{state.name}_checkpoint_ptr,  # {layout(('chunks', *state.axes))}, fp32")
-    flags = [f"HAS_{state.name.upper()}_0: tl.constexpr," for state in rec.states]
+    flags = [f"HAS_{state.name}_0: tl.constexpr," for state in rec.states]
     return (*lines, "cu_seqlens_ptr,", "T,", *constexpr_parameters(program), *flags)
 
 
@@ -159,7 +160,7 @@ def _initial_lines(program: Program) -> Lines:
         shape = program.tiling.shape(program.tiling.tile(state.axes))
         init = Printer(program.tiling).number(state.init).text
         lines += [
-            f"if HAS_{state.name.upper()}_0:",
+            f"if HAS_{state.name}_0:",
             f"    {variable} = {program.load(pointer, state.axes)}",
             "else:",
             f"    {variable} = tl.full({shape}, {init}, tl.float32)",
@@ -184,7 +185,9 @@ def _output_lines(program: Program, printer: Printer) -> list[str]:
 
 def _returns(program: Program) -> str:
     rec = program.recurrence
-    names = [o.name for o in rec.outputs] + [f"{s.name}_final" for s in rec.states]
+    names = [program.argument(o.name) for o in rec.outputs] + [
+        f"{s.name}_final" for s in rec.states
+    ]
     return ", ".join([*names, *(f"{s.name}_checkpoint" for s in rec.states)])
 
 
@@ -199,7 +202,7 @@ def _allocate(program: Program) -> Lines:
     for output in rec.outputs:
         shape = _shape(('sizes["B"]', "n_tokens", *output.axes))
         dtype = "torch.float32" if output.dtype == "float32" else f"{first}.dtype"
-        lines.append(f"{output.name} = new({shape}, dtype={dtype})")
+        lines.append(f"{program.argument(output.name)} = new({shape}, dtype={dtype})")
     for state in rec.states:
         for part, count, wanted in (
             ("final", "n_sequences", "want_final"),
@@ -221,17 +224,19 @@ def contiguous(name: str, required: bool) -> str:
 
 def _launch(program: Program) -> Lines:
     rec = program.recurrence
-    lines = [f"{contiguous(t.name, t.required)}," for t in program.tensors]
+    lines = [f"{contiguous(program.argument(t.name), t.required)}," for t in program.tensors]
     lines += [f"{contiguous(f'{s.name}_0', False)}," for s in rec.states]
-    lines += [f"{output.name}," for output in rec.outputs]
+    lines += [f"{program.argument(output.name)}," for output in rec.outputs]
     lines += [f"{state.name}_final," for state in rec.states]
     lines += [f"{state.name}_checkpoint," for state in rec.states]
     lines += ["cu_seqlens,", "n_tokens,"]
     lines += [f"{name}={name}," for name in program.constexprs()]
     lines += [
-        f"HAS_{t.name.upper()}={t.name} is not None," for t in program.tensors if not t.required
+        f"{present(t.name)}={program.argument(t.name)} is not None,"
+        for t in program.tensors
+        if not t.required
     ]
-    lines += [f"HAS_{s.name.upper()}_0={s.name}_0 is not None," for s in rec.states]
+    lines += [f"HAS_{s.name}_0={s.name}_0 is not None," for s in rec.states]
     return tuple(lines)
 
 

@@ -39,6 +39,7 @@ class Program:
     live: tuple[Assignment, ...] = field(init=False)
     used: frozenset[Key] = field(init=False)
     names: dict[str, str] = field(init=False)
+    taken: frozenset[str] = field(init=False)
     state_pad: dict[str, float | None] = field(init=False)
     helpers: set[str] = field(default_factory=set)
 
@@ -91,11 +92,14 @@ class Program:
         taken |= {factor.name for factor in tiling.factors}
         for tensor in rec.tensors:
             taken |= {f"{tensor.name}_ptr", place(tensor), present(tensor.name)}
+            taken |= {f"sum_{tensor.name}", f"grad_{tensor.name}_ptr", f"grad_{tensor.name}"}
         for state in rec.states:
             taken |= {f"{state.name}_{part}_ptr" for part in ("0", "final", "checkpoint")}
-            taken.add(place(state))
+            taken |= {place(state), f"{state.name}_carry", f"in_{state.name}"}
+            taken |= {f"d_{state.name}_next", f"d_{state.name}_final_ptr", f"grad_{state.name}"}
         for output in rec.outputs:
-            taken |= {f"{output.name}_ptr", place(output)}
+            taken |= {f"{output.name}_ptr", place(output), f"d_{output.name}"}
+        self.taken = frozenset(taken)
         values = {t.value for t in rec.tensors} | {s.incoming for s in rec.states}
         values |= {s.name for s in rec.states} | {a.name for a in rec.assignments}
         names = {}
@@ -109,6 +113,10 @@ class Program:
 
     def name(self, value: str) -> str:
         return self.names.get(value, value)
+
+    def argument(self, name: str) -> str:
+        """How a launcher calls a tensor or result."""
+        return f"{name}_" if name in self.taken else name
 
     def variable(self, key: Key) -> str:
         """The variable of a leaf; micro-step slices have one each (``k_r0``)."""

@@ -210,4 +210,4 @@ class Printer(AxisPrinter):
 
 def present(name: str) -> str:
     """The constexpr that says whether an optional tensor was given."""
-    return f"HAS_{name.upper()}"
+    return f"HAS_{name}"
