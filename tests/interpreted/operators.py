@@ -12,11 +12,13 @@ from seqgen.render.module import render_module
 
 def build(recurrence, schedule, folder, **knobs):
     """The generated module of ``recurrence``; ``knobs`` replace defaults of every kernel."""
-    defaults = {
-        kernel: {name: knobs.get(name, value) for name, value in config.items()}
-        for kernel, config in schedule.defaults.items()
-    }
-    schedule = dataclasses.replace(schedule, defaults=defaults)
+    spaces = tuple(
+        dataclasses.replace(
+            space, default={name: knobs.get(name, v) for name, v in space.default.items()}
+        )
+        for space in schedule.spaces
+    )
+    schedule = dataclasses.replace(schedule, spaces=spaces)
     source = render_module(plan_module(recurrence, "any", schedule, "h100", {})).source
     path = folder / f"{recurrence.name}.py"
     path.write_text(source)
