@@ -192,11 +192,11 @@ def draw(recurrence, absent):
     for tensor in recurrence.tensors:
         shape = [B, T] * (tensor.kind == "input") + [sizes[axis] for axis in tensor.axes]
         value = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if tensor.range is not None:
+        if tensor.range == (0.0, math.inf):
+            value = value.exp()
+        elif tensor.range is not None:
             assert tensor.range == (-math.inf, 0.0)
             value = logsigmoid(value)
-        elif recurrence.name == "linear_attention_normalised" and tensor.name in "qk":
-            value = value.exp()
         if tensor.name not in absent:
             yield tensor.name, value
 
