@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seqgen.ir.expr import Expr, IfPresent, Ref
 from seqgen.ir.recurrence import Recurrence, State
 from seqgen.plan.torch_printer import TorchPrinter
 
@@ -105,14 +106,40 @@ def _token(recurrence: Recurrence, printer: TorchPrinter) -> tuple[str, ...]:
     for state in recurrence.states:
         if state.incoming != state.name:
             lines.append(f"{state.incoming} = {state.name}")
+    known = {t.value for t in recurrence.inputs} | {s.incoming for s in recurrence.states}
+    finals = {value for _, value in recurrence.final}
     for assignment in recurrence.assignments:
-        lines.append(f"{assignment.name} = {printer.text(assignment.value)}")
+        text, axes = printer.text(assignment.value), recurrence.order(assignment.value.axes)
+        if _per_sequence(assignment.value, known):
+            known.add(assignment.name)
+        elif assignment.name in finals:
+            text = _for_all_sequences(text, axes)
+            known.add(assignment.name)
+        lines.append(f"{assignment.name} = {text}")
     for output in recurrence.outputs:
-        moved = _permute(recurrence.order(output.axes), output.axes, 1)
+        order = recurrence.order(output.axes)
+        moved = _permute(order, output.axes, 1)
         text = printer.text(output.value)
+        if not _per_sequence(output.value, known):
+            text = _for_all_sequences(text, order)
         lines.append(f"{output.name}_all.append({f'({text}){moved}' if moved else text})")
     moves = [(name, value) for name, value in recurrence.final if name != value]
     if moves:
         # All at once: an older tap takes what the younger one held before this token.
         lines.append(f"{', '.join(n for n, _ in moves)} = {', '.join(v for _, v in moves)}")
     return tuple(lines)
+
+
+def _per_sequence(expr: Expr, known: set[str]) -> bool:
+    """Whether the value of ``expr`` has one entry per sequence, whatever tensors are given."""
+    if isinstance(expr, Ref):
+        return expr.name in known
+    if isinstance(expr, IfPresent):
+        return all(_per_sequence(child, known) for child in expr.children)
+    return any(_per_sequence(child, known) for child in expr.children)
+
+
+def _for_all_sequences(text: str, axes: tuple[str, ...]) -> str:
+    """``text``, a value of parameters alone, repeated for the sequences."""
+    shape = ", ".join(("sequences", *axes))
+    return f"torch.as_tensor({text}, dtype=dtype, device=device).expand({shape})"
