@@ -48,7 +48,8 @@ class Program:
         self.tiling = plan_tiling(rec)
         self.live = live_assignments(rec)
         nodes = [node for value in program_values(rec) for node in walk(value)]
-        self.used = frozenset((node.name, node.at) for node in nodes if isinstance(node, Ref))
+        kept = [Ref(value, ()) for _, value in rec.final]  # what delays take may be read nowhere
+        self.used = frozenset((n.name, n.at) for n in (*nodes, *kept) if isinstance(n, Ref))
         self.axes = self._axes(nodes)
         self.names = self._names()
         self.state_pad = {state.name: 0.0 if state.init == 0.0 else None for state in rec.states}
