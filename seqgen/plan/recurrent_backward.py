@@ -191,6 +191,7 @@ class _Backward:
     def part_lines(self) -> Lines:
         """Where the program's parts of gradients begin."""
         tiling, lines = self.program.tiling, []
+        optional = {t.name for t in self.program.tensors if not t.required}
         for name, axes, rows in [
             *((t.name, t.axes, "n_rows") for t in self.inputs),
             *((t.name, t.axes, "") for t in self.parameters),
@@ -199,10 +200,13 @@ class _Backward:
             index, count = split_index(tiling.missing(axes))
             if not rows:
                 index = f"(sequence * {count} + {index})" if count != "1" else "sequence"
-                lines.append(f"grad_{name}_ptr += {index} * {tiling.size(axes)}")
+                line = f"grad_{name}_ptr += {index} * {tiling.size(axes)}"
             elif count != "1":
                 index = f"({index}).to(tl.int64)" if " " in index else f"{index}.to(tl.int64)"
-                lines.append(f"grad_{name}_ptr += {index} * {rows} * {tiling.size(axes)}")
+                line = f"grad_{name}_ptr += {index} * {rows} * {tiling.size(axes)}"
+            else:
+                continue
+            lines += [f"if {present(name)}:", f"    {line}"] if name in optional else [line]
         return tuple(lines)
 
     def zeros(self, axes: tuple[str, ...]) -> str:
