@@ -8,15 +8,18 @@ from __future__ import annotations
 import ast
 import os
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from seqgen.build import compile_spec
 from seqgen.errors import SpecError
+from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.spec.functions import FUNCTIONS
-from seqgen.spec.loader import SECTIONS, parse_spec
+from seqgen.spec.loader import SECTIONS, load_spec, parse_spec
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -64,6 +67,26 @@ def test_python_blocks_are_python() -> None:
                 ast.parse(text)
             except SyntaxError as error:
                 pytest.fail(f"{place}: {error}")
+
+
+def test_kernel_in_the_readme_is_the_generated_one() -> None:
+    spec = load_spec(ROOT / "examples" / "gated_delta_rule.yaml")
+    source = compile_spec(spec, find_gpu("h100")).module.source
+    kernel = next(text for _, _, text in blocks(ROOT / "README.md", "python") if "tl." in text)
+    assert textwrap.indent(kernel, " " * 8) in source
+
+
+def test_spec_in_the_readme_is_the_example() -> None:
+    example = (ROOT / "examples" / "gated_delta_rule.yaml").read_text(encoding="utf-8")
+    assert [text for _, _, text in blocks(ROOT / "README.md", "yaml")] == [example]
+
+
+def test_commands_in_the_readme_are_one_line_each() -> None:
+    """Each sets up from nothing; CI runs the second (.ci/run)."""
+    first, second = (text for _, _, text in blocks(ROOT / "README.md", ""))
+    assert first.count("\n") == second.count("\n") == 1
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert set(second.strip().split(" && ")) <= set(script)
 
 
 def test_links_lead_somewhere() -> None:
