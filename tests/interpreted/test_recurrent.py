@@ -22,7 +22,7 @@ def sizes_of(op: Recurrence) -> dict[str, int]:
         if axis.derived:
             sizes[axis.name] = eval(axis.derived, {}, sizes)
         if axis.parent:
-            sizes[axis.name] = 3 * sizes[axis.parent] if axis.name == "D" else 2 * sizes[axis.parent]
+            sizes[axis.name] = (3 if axis.name == "D" else 2) * sizes[axis.parent]
     return sizes
 
 
