@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seqgen.tune.benchmark import Call
-from seqgen.tune.harness import Harness, repeat, run_operator, tensors_in
+from seqgen.tune.harness import Harness, OperatorRun, repeat, tensors_in
 from seqgen.tune.inputs import Inputs, Style, make_inputs
 from seqgen.tune.results import Verdict
 from seqgen.tune.workload import Workload
@@ -78,7 +78,7 @@ def make_cases(harness: Harness, keep: frozenset[str], seed: int, device: str) -
     def case(name: str, batch: int, length: int, offset: int, **options: Any) -> Case:
         workload = small.at(B=batch, T=length)
         inputs = make_inputs(workload, seed + offset, device, **options)
-        truth = run_operator(harness.reference, workload, inputs, double=True)
+        truth = OperatorRun(harness.reference, workload, inputs, double=True)()
         return Case(name, inputs, truth)
 
     def extreme(style: Style) -> Case:
@@ -146,8 +146,9 @@ def verify(harness: Harness, cases: list[Case], launches: list[Call]) -> Verdict
 
 
 def _compare(harness: Harness, case: Case) -> Verdict:
+    run = OperatorRun(harness.operator, harness.workload, case.inputs)
     with poisoned():
-        runs = [run_operator(harness.operator, harness.workload, case.inputs) for _ in range(RUNS)]
+        runs = [run() for _ in range(RUNS)]
     scale = {
         gradient: max(_rms(t) for n, t in case.truth.items() if n.startswith("d_") == gradient)
         for gradient in (False, True)
@@ -159,7 +160,7 @@ def _compare(harness: Harness, case: Case) -> Verdict:
         finite = truth.isfinite()
         if not torch.equal(value.isfinite(), finite):
             return Verdict("nan", worst=f"{case.name} {name}")
-        if any(not torch.equal(_bits(value), _bits(run[name])) for run in runs[1:]):
+        if any(not torch.equal(_bits(value), _bits(other[name])) for other in runs[1:]):
             return Verdict("racy", worst=f"{case.name} {name}")
         limit = limit_of(name, harness.workload)
         error = relative_error(
