@@ -184,15 +184,3 @@ def repeat(calls: Sequence[Call]) -> Call:
             return [call() for call in calls]
 
     return run
-
-
-def tensors_in(value: object) -> Iterator[Tensor]:
-    """The tensors of nested tuples, lists and dictionaries, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)

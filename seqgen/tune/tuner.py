@@ -127,6 +127,8 @@ def summary(result: KernelResult) -> str:
     end = f"{counts}, {clock_text(result.seconds)}"
     if result.ended == "budget":
         end += ", out of time"
+    if result.trouble:
+        end += f"; the default is {result.trouble}"
     if result.winner is None:
         return f"{kernel.op} {kernel.kernel}: no configuration gave right results ({end})"
     best = result.winner.candidate

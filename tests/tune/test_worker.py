@@ -60,6 +60,7 @@ def test_the_gate_passes_what_is_right(bench):
         ("scan_fwd", "wrong", "inaccurate", "ragged output_0"),
         ("scan_fwd", "racy", "racy", "ragged output_0"),
         ("scan_fwd", "unwritten", "nan", "ragged output_0"),
+        ("scan_fwd", "wrong_at_six", "inaccurate", "full_size output_0"),
         ("scan_bwd", "wrong", "inaccurate", "ragged d_g"),
         ("scan_bwd", "racy", "racy", "ragged d_g"),
         ("scan_bwd", "unwritten", "nan", "ragged d_g"),
