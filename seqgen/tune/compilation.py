@@ -9,7 +9,7 @@ from typing import Any
 from seqgen.tune.results import Compiled
 
 Compiler = Callable[
-    [Callable[[Mapping[str, Any]], None], Sequence[Mapping[str, Any]]], list[Compiled]
+    [Callable[[Mapping[str, Any]], object], Sequence[Mapping[str, Any]]], list[Compiled]
 ]
 """Given a function that launches with a configuration, and the configurations."""
 
@@ -49,7 +49,7 @@ def gpu_compiler() -> Compiler:
         )
 
     def compile_all(
-        launching: Callable[[Mapping[str, Any]], None], configs: Sequence[Mapping[str, Any]]
+        launching: Callable[[Mapping[str, Any]], object], configs: Sequence[Mapping[str, Any]]
     ) -> list[Compiled]:
         captured: list[list[Launch] | str] = []
         for config in configs:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqgen.store.keys import Role
 from seqgen.tune.benchmark import Call
 from seqgen.tune.inputs import Inputs
 from seqgen.tune.keys import OPERATOR
@@ -30,12 +29,11 @@ class Recording:
     """What the kernels of a module did in one forward and backward.
 
     ``calls`` repeat the launches of a kernel; ``keys`` are what it asked ``_config`` with (dtype,
-    sizes, load, length); ``roles`` say in which half it first ran.
+    sizes, load, length).
     """
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
-    roles: dict[str, Role] = field(default_factory=dict)
 
 
 class OperatorRun:
@@ -133,7 +131,6 @@ class Harness:
     def record(self, inputs: Inputs) -> Recording:
         """Run the operator forward and backward once, and note every launch."""
         recording = Recording()
-        phase: Role = "fwd"
         patched = {f"launch_{k}": getattr(self.module, f"launch_{k}") for k in self.kernels}
         select = self.module._config
 
@@ -142,21 +139,13 @@ class Harness:
             def noted(*args: Any, **kwargs: Any) -> Any:
                 call = functools.partial(launch, *args, **kwargs)
                 recording.calls.setdefault(kernel, []).append(call)
-                recording.roles.setdefault(kernel, phase)
                 return launch(*args, **kwargs)
 
             return noted
 
         def noted_select(kernel: str, key: Any) -> Any:
             recording.keys.setdefault(kernel, key)
-            recording.roles.setdefault(kernel, phase)
             return select(kernel, key)
-
-        def operator(*args: Any, **kwargs: Any) -> Any:
-            nonlocal phase
-            results = self.operator(*args, **kwargs)
-            phase = "bwd"
-            return results
 
         # Recorded launches look ``_config`` up again when they are repeated, so the wrapper only
         # has to be there now; ``_config.cache_clear`` stays reachable through it.
@@ -165,14 +154,13 @@ class Harness:
             for name, launch in patched.items():
                 setattr(self.module, name, launcher(name.removeprefix("launch_"), launch))
             self.module._config = noted_select
-            OperatorRun(operator, self.workload, inputs)()
+            OperatorRun(self.operator, self.workload, inputs)()
         finally:
             self.module._config = select
             for name, launch in patched.items():
                 setattr(self.module, name, launch)
         if OPERATOR in self.module.CONFIGS:
             recording.calls[OPERATOR] = [OperatorRun(self.operator, self.workload, inputs)]
-            recording.roles[OPERATOR] = "fwd"
         return recording
 
 

@@ -71,7 +71,6 @@ class KernelTask:
     sizes: Mapping[str, int]
     load: int
     length: int
-    role: Literal["fwd", "bwd", "step"]
     default: Config
 
 

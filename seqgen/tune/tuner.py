@@ -85,7 +85,7 @@ def tune_operator(
             if space is None:
                 continue
             query = Query(
-                kernel_key(workload.op, kernel, task.role, spec_hash, source),
+                kernel_key(workload.op, kernel, space.role, spec_hash, source),
                 ProblemKey(task.dtype, task.sizes, task.load, task.length),
                 device_key(gpu),
                 toolchain_key(),
