@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.linear import plan_linear
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan
 
@@ -13,4 +14,6 @@ def choose_schedule(recurrence: Recurrence, structure: Structure) -> SchedulePla
 
     Every operator has the universal one; decode steps use it in every file.
     """
-    return plan_recurrent(recurrence)
+    universal = plan_recurrent(recurrence)
+    fast = plan_linear(recurrence, structure, universal)
+    return universal if isinstance(fast, str) else fast

@@ -81,10 +81,13 @@ def error(value, truth):
     return float(distance / size) if size > 0 else float(distance)
 
 
-def compare(module, recurrence, tensors, states, cu_seqlens=None, seeds=None, limit=1e-5):
+def compare(
+    module, recurrence, tensors, states, cu_seqlens=None, seeds=None, limit=1e-5, limits=None
+):
     """Everything against the truth: results, final states, all gradients.
 
-    ``seeds`` names the results that have a cotangent, all of them if None.
+    ``seeds`` names the results that have a cotangent, all of them if None; ``limits`` has limits
+    of single results.
     """
 
     def both(run, dtype):
@@ -102,6 +105,7 @@ def compare(module, recurrence, tensors, states, cu_seqlens=None, seeds=None, li
     truth = both(lambda t, s: interpreter.run(recurrence, t, s, cu_seqlens), torch.float64)
     value = both(lambda t, s: call(module, recurrence, t, s, cu_seqlens), torch.float32)
     wrong = {n: error(value[n], truth[n].expand(value[n].shape)) for n in truth}
-    wrong = {name: size for name, size in wrong.items() if not size <= limit}
+    limits = limits or {}
+    wrong = {name: size for name, size in wrong.items() if not size <= limits.get(name, limit)}
     assert not wrong, wrong
     return value

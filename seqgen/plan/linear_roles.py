@@ -1,0 +1,301 @@
+"""A linear recurrence taken into roles: tiles that go into matrix products, and row factors.
+
+Each role (query, key, value) is a product of numbers, of factors that are one number per token
+and head, and of a tile. The numbers of the query become a scale of the read, row factors become
+weights of the read and of the write, so that the large kernels see tiles as they are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from seqgen.ir.expr import (
+    Apply,
+    Expand,
+    Expr,
+    GroupSum,
+    Index,
+    Number,
+    Pair,
+    Pick,
+    Reduce,
+    Ref,
+    Rename,
+    Size,
+    walk,
+)
+from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
+from seqgen.passes.affine import factors_of, product
+from seqgen.passes.simplify import simplify
+from seqgen.passes.structure import Component, Structure
+
+HOST = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "pow": "**",
+    "neg": "(-{})",
+    "sqrt": "({} ** 0.5)",
+    "rsqrt": "({} ** -0.5)",
+}
+"""Operations on sizes that a launcher evaluates, in Python."""
+
+
+class NoFastFormError(Exception):
+    """The chunkwise schedule does not cover this operator; ``str`` is the reason."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A tensor as one head sees it: ``axes`` have the head axis in place of its parent's.
+
+    ``lead`` says how many heads it has in memory: ``"H"``, ``"HP"`` (the parent's) or ``"1"``.
+    """
+
+    tensor: Tensor
+    lead: str
+    axes: tuple[str, ...]
+
+    @property
+    def timed(self) -> bool:
+        return self.tensor.kind == "input"
+
+
+@dataclass(frozen=True)
+class Role:
+    """The tile of a role: over the head axis and ``axis``; ``leaf`` if it is a tensor as it is."""
+
+    name: str
+    axis: str
+    tile: Expr
+    leaf: Leaf | None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A linear recurrence for the chunkwise schedule.
+
+    Attributes:
+        head: the head axis of the state, or a name that no axis has.
+        parent: the axis of which ``head`` is a child, or "".
+        scale: numbers and sizes that multiply what is read.
+        decay: log-decay over the head axis, or None.
+        write: row factor of what is written, or None.
+        read: row factor of what is read, or None.
+        lets: all ``let`` assignments, over the head axis.
+        output: the only output; its value is over reads and tensors.
+        source: name of the read in it.
+    """
+
+    recurrence: Recurrence
+    state: State
+    head: str
+    parent: str
+    key: str
+    value: str
+    tiles: tuple[Role, Role, Role]
+    scale: Expr
+    decay: Expr | None
+    write: Expr | None
+    read: Expr | None
+    lets: tuple[Assignment, ...]
+    output: Output
+    source: str
+    leaves: tuple[Leaf, ...]
+
+    def leaf(self, value: str) -> Leaf | None:
+        """The leaf whose value has this name."""
+        return next((leaf for leaf in self.leaves if leaf.tensor.value == value), None)
+
+
+def find_roles(recurrence: Recurrence, structure: Structure) -> Roles:
+    """The roles of ``recurrence``.
+
+    Raises:
+        NoFastFormError: the chunkwise schedule does not cover it.
+    """
+    return _Finder(recurrence, _component(recurrence, structure), structure).roles()
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise NoFastFormError(reason)
+
+
+def _component(recurrence: Recurrence, structure: Structure) -> Component:
+    _require(structure.family == "linear", f"the family is {structure.family}")
+    _require(len(recurrence.states) == 1, "there are several states")
+    (component,) = structure.components
+    form = component.form
+    assert form is not None
+    _require(len(form.steps) == 1, "a token takes several steps")
+    _require(len(component.step.writes) == 1, "a token writes several products")
+    decays = ("none", "head constant", "scalar")
+    _require(component.decay in decays, f"the decay is per {component.decay}")
+    _require(len(form.head_axes) <= 1, "the state has several head axes")
+    _require(len(form.key_axes) == 1, "several axes are contracted together")
+    _require(len(form.value_axes) == 1, "the state has several value axes")
+    _require(len(component.reads) == 1, "the state is read more than once")
+    (read,) = component.reads
+    _require(component.side(read) == "key", "the value axis is contracted")
+    _require(not read.before, "the state is read before the token's update")
+    _require(not read.expand, "several queries share a state")
+    _require(len(recurrence.outputs) == 1, "there are several outputs")
+    state = recurrence.states[0]
+    _require(state.init == 0.0, "the state does not start at zero")
+    _require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
+    wanted = (*form.head_axes, *form.value_axes)
+    _require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
+    return component
+
+
+class _Finder:
+    def __init__(self, recurrence: Recurrence, component: Component, structure: Structure) -> None:
+        form = component.form
+        assert form is not None
+        self.rec, self.component, self.structure = recurrence, component, structure
+        self.heads = form.head_axes
+        self.head = self.heads[0] if self.heads else "head"
+        self.parent = (recurrence.axis(self.head).parent or "") if self.heads else ""
+        (self.key,), (self.value,) = form.key_axes, form.value_axes
+        self.definitions = {a.name: a.value for a in recurrence.let}
+        self.tensors = {t.value: t for t in recurrence.tensors}
+
+    def roles(self) -> Roles:
+        component = self.component
+        (read,) = component.reads
+        output = self.structure.outputs[0]
+        query, of_query = self.split(component.query, "query", self.key)
+        key, of_key = self.split(component.key, "key", self.key)
+        value, of_value = self.split(component.value, "value", self.value)
+        scale = [f for f in of_query if _is_number(f)]
+        weights = [f for f in of_query if not _is_number(f)]
+        writes = [f for f in (*of_value, *of_key) if f != Number(1.0)]
+        log = component.log_decay
+        result = self.spelled(self.inlined(output.value))
+        lets = tuple(
+            Assignment(a.name, self.spelled(a.value), a.equation)
+            for a in self.rec.let
+            if self.parent not in a.value.axes
+        )
+        return Roles(
+            recurrence=self.rec,
+            state=self.rec.states[0],
+            head=self.head,
+            parent=self.parent,
+            key=self.key,
+            value=self.value,
+            tiles=(query, key, value),
+            scale=simplify(_times(scale)),
+            decay=None if log is None else self.spelled(log),
+            write=simplify(_times(writes)) if writes else None,
+            read=simplify(_times(weights)) if weights else None,
+            lets=lets,
+            output=Output(output.name, output.axes, result, output.dtype),
+            source=read.name,
+            leaves=tuple(self.leaf(t) for t in self.rec.tensors),
+        )
+
+    def leaf(self, tensor: Tensor) -> Leaf:
+        axes = tensor.axes
+        lead = "1"
+        if axes and axes[0] in (self.head, self.parent):
+            lead = "H" if axes[0] == self.head else "HP"
+            axes = (self.head, *axes[1:])
+        return Leaf(tensor, lead, axes)
+
+    # Expressions over the head axis -----------------------------------------------------------
+
+    def inlined(self, expr: Expr) -> Expr:
+        """``expr`` without references to ``let`` values."""
+        if isinstance(expr, Ref) and expr.name in self.definitions:
+            return self.inlined(self.definitions[expr.name])
+        children = tuple(self.inlined(child) for child in expr.children)
+        return expr.with_children(children) if children else expr
+
+    def spelled(self, expr: Expr) -> Expr:
+        """``expr`` with what is over the parent axis written for the head that reads it."""
+        if isinstance(expr, Expand) and expr.child == self.head:
+            return self.over_head(self.inlined(expr.arg))
+        children = tuple(self.spelled(child) for child in expr.children)
+        return expr.with_children(children) if children else expr
+
+    def over_head(self, expr: Expr) -> Expr:
+        if isinstance(expr, Ref):
+            axes = tuple(self.head if a == self.parent else a for a in expr.ref_axes)
+            return Ref(expr.name, axes, expr.at)
+        _require(
+            not (isinstance(expr, Index | Reduce | Expand) and self.parent in _own_axes(expr)),
+            f"a value over {self.parent} is more than its entries",
+        )
+        children = tuple(self.over_head(child) for child in expr.children)
+        return expr.with_children(children) if children else expr
+
+    # Factors ----------------------------------------------------------------------------------
+
+    def split(self, expr: Expr, name: str, axis: str) -> tuple[Role, tuple[Expr, ...]]:
+        """The tile of a role, and its other factors."""
+        rows: list[Expr] = []
+        tiles: list[Expr] = []
+        self.sort(self.spelled(expr), axis, rows, tiles)
+        tile = simplify(product(tiles))
+        leaf = None
+        if isinstance(tile, Ref) and tile.name in self.tensors:
+            found = self.leaf(self.tensors[tile.name])
+            plain = found.timed and found.tensor.required and found.tensor.dtype is None
+            if plain and found.axes == (*(() if found.lead == "1" else (self.head,)), axis):
+                leaf = found
+        return Role(name, axis, tile, leaf), tuple(rows)
+
+    def sort(self, expr: Expr, axis: str, rows: list[Expr], tiles: list[Expr]) -> None:
+        number, factors = factors_of(expr)
+        if number != 1.0:
+            rows.append(Number(number))
+        for factor in factors:
+            if axis not in factor.axes:
+                rows.append(factor)
+            elif isinstance(factor, Ref) and factor.name in self.definitions:
+                self.sort(self.spelled(self.definitions[factor.name]), axis, rows, tiles)
+            else:
+                tiles.append(factor)
+
+
+def check_tiles(exprs: Iterable[Expr], roles: Roles, allowed: tuple[str, ...]) -> None:
+    """Holds expressions to what a tile of 64 tokens can compute.
+
+    Raises:
+        NoFastFormError: an axis that is not among ``allowed`` and the head axis, two of them
+            together, or an operation that moves numbers along an axis.
+    """
+    for expr in exprs:
+        for node in walk(expr):
+            moved = isinstance(node, GroupSum | Rename | Pick | Pair | Expand)
+            _require(not moved, "a value moves along an axis")
+            _require(not (isinstance(node, Ref) and node.at), "a token takes several steps")
+            axes = set(node.axes) - {roles.head}
+            if isinstance(node, Size):
+                axes |= {node.axis} - {roles.head, roles.parent, roles.key, roles.value}
+            extra = sorted(axes - set(allowed))
+            _require(not extra, f"a value has the axis {', '.join(extra)}")
+            _require(len(axes) < 2, f"a value is over {' and '.join(sorted(axes))} together")
+
+
+def _own_axes(expr: Expr) -> tuple[str, ...]:
+    if isinstance(expr, Reduce | Index):
+        return (expr.axis,)
+    assert isinstance(expr, Expand)
+    return (expr.parent, expr.child)
+
+
+def _is_number(expr: Expr) -> bool:
+    """Whether a launcher can compute ``expr`` from sizes."""
+    return all(
+        isinstance(node, Number | Size) or (isinstance(node, Apply) and node.op in HOST)
+        for node in walk(expr)
+    )
+
+
+def _times(factors: Iterable[Expr]) -> Expr:
+    return product(factors)

@@ -1,0 +1,122 @@
+"""The chunkwise kernels of the linear family against the float64 interpreter, in fp32."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqgen.passes.lower import lower
+from seqgen.passes.structure import analyse
+from seqgen.plan.choose import choose_schedule
+from seqgen.spec.loader import load_spec
+from tests.interpreted.operators import build, compare
+from tests.reference.samples import draw, draw_states
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SIZES = {"H": 2, "K": 20, "V": 24, "G": 1, "N": 20, "P": 12}
+
+
+def example(name):
+    return lower(load_spec(EXAMPLES / f"{name}.yaml"))
+
+
+def check(
+    op, folder, length=70, batch=2, borders=None, sizes=None, limit=1e-4, limits=None, **options
+):
+    """Compare everything with the truth at small sizes; the schedule must be the chunkwise one."""
+    sizes = {axis.name: {**SIZES, **(sizes or {})}[axis.name] for axis in op.axes}
+    schedule = choose_schedule(op, analyse(op))
+    assert schedule.name == "linear"
+    tensors = draw(op, batch, length, sizes=sizes, absent=options.pop("absent", ()))
+    tensors.update(options.pop("tensors", {}))
+    count = batch if borders is None else len(borders) - 1
+    states = draw_states(op, count, sizes=sizes) if options.pop("initial", True) else {}
+    cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
+    seeds = options.pop("seeds", None)
+    module = build(op, schedule, folder, **{"num_warps": 4, **options})
+    return compare(module, op, tensors, states, cu_seqlens, seeds, 1e-4, limits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["simple_gla", "linear_attention", "retnet", "mamba2_ssd", "surprise_gated_retention"],
+)
+def test_examples(name, tmp_path):
+    check(example(name), tmp_path)
+
+
+@pytest.mark.parametrize("length", [16, 64, 65, 128])
+def test_lengths(length, tmp_path):
+    check(example("simple_gla"), tmp_path, length=length, batch=1)
+
+
+def test_descriptors_read_what_pointers_read(tmp_path):
+    sizes = {"K": 16, "V": 32}
+    check(example("simple_gla"), tmp_path, length=128, sizes=sizes, descriptors=True)
+
+
+def test_sizes_that_take_several_blocks(tmp_path):
+    op = example("simple_gla")
+    check(op, tmp_path, sizes={"K": 40, "V": 20}, BK=16, BV=16)
+    check(op, tmp_path, sizes={"K": 20, "V": 40}, BK=16, BV=16)
+
+
+@pytest.mark.parametrize("borders", [[0, 63, 63, 70, 150], [0, 1, 65, 65, 150]])
+@pytest.mark.parametrize("name", ["simple_gla", "mamba2_ssd"])
+def test_packed_sequences(name, borders, tmp_path):
+    check(example(name), tmp_path, length=150, batch=1, borders=borders, BK=16, BV=16)
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "mamba2_ssd", "surprise_gated_retention"])
+def test_reverse(name, tmp_path):
+    op = dataclasses.replace(example(name), reverse=True)
+    check(op, tmp_path, length=70)
+    check(op, tmp_path, length=90, batch=1, borders=[0, 20, 20, 90])
+
+
+def test_reverse_by_whole_chunks(tmp_path):
+    op = dataclasses.replace(example("simple_gla"), reverse=True)
+    check(op, tmp_path, length=64, sizes={"K": 16, "V": 16}, descriptors=True)
+
+
+@pytest.mark.parametrize(
+    "gate", ["zero", "weak", "strong", "-20", "-100", "one -100", "ones -inf", "mixed"]
+)
+def test_gates(gate, tmp_path):
+    shape = (1, 130, 2)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    token = torch.arange(130)[None, :, None]
+    g = {
+        "zero": torch.zeros(shape, dtype=torch.float64),
+        "weak": -noise.abs() / 100,
+        "strong": -noise.abs() * 8,
+        "-20": torch.full(shape, -20.0, dtype=torch.float64),
+        "-100": torch.full(shape, -100.0, dtype=torch.float64),
+        "one -100": torch.where(token == 70, -100.0, -noise.abs() / 50),
+        "ones -inf": torch.where(noise > 1.2, -torch.inf, -noise.abs() / 50),
+        "mixed": torch.where(noise > 1.0, -100.0, torch.where(noise < -1.5, -torch.inf, -0.01)),
+    }[gate]
+    sizes = {"K": 16, "V": 16}
+    # At -100 everywhere these gradients are fp32 denormals.
+    limits = {"gradient of g": 1.0, "gradient of S_0": 0.2} if gate == "-100" else {}
+    op = example("simple_gla")
+    check(op, tmp_path, length=130, batch=1, tensors={"g": g}, sizes=sizes, limits=limits)
+
+
+def test_optional_tensors_absent(tmp_path):
+    check(example("mamba2_ssd"), tmp_path, absent=("z", "D", "dt_bias"), initial=False)
+
+
+def test_groups(tmp_path):
+    check(example("mamba2_ssd"), tmp_path, sizes={"G": 2, "H": 4})
+
+
+def test_few_tokens_and_none_run_serially(tmp_path):
+    for length in (0, 1, 15):
+        check(example("simple_gla"), tmp_path, length=length)
+
+
+def test_only_the_final_state_has_a_gradient(tmp_path):
+    check(example("simple_gla"), tmp_path, seeds=["S_final"])
+    check(example("mamba2_ssd"), tmp_path, seeds=["y"])
