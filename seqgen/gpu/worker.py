@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-import warnings
 
 from seqgen.errors import SeqgenError
 from seqgen.gpu.compile import compile_launch
@@ -18,8 +17,6 @@ from seqgen.gpu.resources import KernelResources
 
 def main() -> None:
     """Serve until standard input ends."""
-    # Triton announces a new default, in the middle of a report. Kernels are compiled as it is now.
-    warnings.filterwarnings("ignore", "TRITON_DEFAULT_FP_FUSION")
     # Their seconds are no kernel's compile time.
     import torch  # noqa: F401
     import triton.compiler  # noqa: F401
