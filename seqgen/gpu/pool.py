@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 from seqgen.gpu.compile import compile_launch, is_cached
@@ -38,7 +39,7 @@ def compile_launches(
     deadline: float = 300.0,
     on_result: Callable[[KernelResources | CompileFailure], object] | None = None,
 ) -> list[KernelResources | CompileFailure]:
-    """Compile ``launches`` for ``gpu`` in worker processes.
+    """Compile ``launches`` for ``gpu`` in worker processes that end afterwards.
 
     Args:
         launches: what ``capture_launches`` recorded.
@@ -50,29 +51,70 @@ def compile_launches(
     Returns:
         A result for each launch, in their order. Nothing raises on a kernel's account.
     """
-    results: dict[int, KernelResources | CompileFailure] = {}
-    report = on_result or (lambda result: None)
-    for index, launch in enumerate(launches):
-        # A process takes seconds to start; what needs no compiler needs no shield from it.
-        if is_cached(launch, gpu):
-            results[index] = compile_launch(launch, gpu)
-            report(results[index])
-    missing = [index for index in range(len(launches)) if index not in results]
-    if not missing:
+    with CompilePool(gpu, workers=workers, deadline=deadline) as pool:
+        return pool.compile(launches, on_result)
+
+
+class CompilePool:
+    """Compiler processes that stay for the next batch: each takes seconds to start."""
+
+    def __init__(self, gpu: Gpu, *, workers: int | None = None, deadline: float = 300.0) -> None:
+        """Nothing is started yet; the arguments are those of ``compile_launches``."""
+        self._gpu = gpu
+        self._workers = workers or os.cpu_count() or 1
+        self._deadline = deadline
+        self._crew: list[_Worker] = []
+
+    def __enter__(self) -> CompilePool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._crew:
+            worker.close()
+
+    def compile(
+        self,
+        launches: Sequence[Launch],
+        on_result: Callable[[KernelResources | CompileFailure], object] | None = None,
+    ) -> list[KernelResources | CompileFailure]:
+        """Compile one batch; see ``compile_launches``."""
+        results: dict[int, KernelResources | CompileFailure] = {}
+        report = on_result or (lambda result: None)
+        for index, launch in enumerate(launches):
+            # A process takes seconds to start; what needs no compiler needs no shield from it.
+            if is_cached(launch, self._gpu):
+                results[index] = compile_launch(launch, self._gpu)
+                report(results[index])
+        missing = [index for index in range(len(launches)) if index not in results]
+        if missing:
+            self._compile_missing(launches, missing, results, report)
         return [results[index] for index in range(len(launches))]
-    count = max(1, min(workers or os.cpu_count() or 1, len(missing)))
-    crew = [_Worker(deadline) for _ in range(count)]
-    idle = list(crew)
 
-    def compile_one(index: int) -> int:
-        worker = idle.pop()
-        try:
-            results[index] = worker.compile(launches[index], gpu)
-        finally:
-            idle.append(worker)
-        return index
+    def _compile_missing(
+        self,
+        launches: Sequence[Launch],
+        missing: Sequence[int],
+        results: dict[int, KernelResources | CompileFailure],
+        report: Callable[[KernelResources | CompileFailure], object],
+    ) -> None:
+        count = min(self._workers, len(missing))
+        while len(self._crew) < count:
+            self._crew.append(_Worker(self._deadline))
+        idle = list(self._crew)
 
-    try:
+        def compile_one(index: int) -> int:
+            worker = idle.pop()
+            try:
+                results[index] = worker.compile(launches[index], self._gpu)
+            finally:
+                idle.append(worker)
+            return index
+
         with ThreadPoolExecutor(count) as threads:
             jobs = [threads.submit(compile_one, index) for index in missing]
             try:
@@ -81,13 +123,9 @@ def compile_launches(
             except BaseException:
                 # Ctrl-C: nobody waits for the kernels that are left.
                 threads.shutdown(wait=False, cancel_futures=True)
-                for worker in crew:
+                for worker in self._crew:
                     worker.kill()
                 raise
-    finally:
-        for worker in crew:
-            worker.close()
-    return [results[index] for index in range(len(launches))]
 
 
 class _Worker:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from seqgen.ir.expr import (
     COMPARISONS,
@@ -35,43 +35,12 @@ from seqgen.ir.expr import (
     walk,
 )
 from seqgen.ir.recurrence import Assignment, Recurrence
+from seqgen.passes.adjoint import Adjoint, tidy
 from seqgen.passes.derivatives import is_short, kind, operands, partials, plain, through
-from seqgen.passes.sharing import Fresh, fresh_names, inline, is_cheap, prune, share
-from seqgen.passes.simplify import ONE, ZERO, Product, if_present, in_order, simplify
+from seqgen.passes.sharing import Fresh, fresh_names, is_cheap, share
+from seqgen.passes.simplify import ONE, ZERO, Product, if_present, simplify
 
 Leaf = tuple[str, tuple[tuple[str, int], ...]]
-
-
-@dataclass(frozen=True)
-class Adjoint:
-    """A program for the gradients of one token.
-
-    Attributes:
-        forward: the forward assignments that ``backward`` needs. Names mean what they mean in
-            the recurrence; sub-expressions that the derivative needs have names of their own.
-        backward: assignments of cotangents, reading forward values, leaves and seeds.
-        gradients: leaf reference (micro-step slices apart, see ``Ref.at``) and its gradient, for
-            every leaf that has one; a leaf that is missing has gradient zero.
-        seeds: names of the cotangents that come from outside, in order.
-    """
-
-    forward: tuple[Assignment, ...]
-    backward: tuple[Assignment, ...]
-    gradients: tuple[tuple[Ref, Expr], ...]
-    seeds: tuple[str, ...]
-
-    def gradient(self, name: str) -> Expr:
-        """The gradient of the leaf with value ``name`` (not of its slices); zero if it has none."""
-        return next((g for leaf, g in self.gradients if leaf.name == name and not leaf.at), ZERO)
-
-    def __str__(self) -> str:
-        from seqgen.ir.printer import show
-
-        lines = [f"{a.name} = {show(a.value)}" for a in (*self.forward, *self.backward)]
-        for leaf, gradient in self.gradients:
-            at = "".join(f" at {axis} = {i}" for axis, i in leaf.at)
-            lines.append(f"gradient of {leaf.name}{at}: {show(gradient)}")
-        return "\n".join(lines)
 
 
 def differentiate(recurrence: Recurrence) -> Adjoint:
@@ -168,7 +137,9 @@ class _Reverse:
                 self.push(assignment.value, self.fit(cotangent, source, assignment.value.axes))
             forward += [self.abbreviated(assignment), *reversed(self.extra)]
         gradients = self.leaf_gradients()
-        return self.tidy(list(reversed(forward)), gradients)
+        forward.reverse()
+        given = Adjoint(tuple(forward), tuple(self.backward), tuple(gradients), self.seed_names)
+        return tidy(given, self.given, self.fresh)
 
     # Cotangents ------------------------------------------------------------------------------
 
@@ -337,51 +308,5 @@ class _Reverse:
         rest.remove(arg)
         return [cotangent, Number(float(args.count(arg))), *map(self.value, rest)]
 
-    # The result ------------------------------------------------------------------------------
 
-    def tidy(self, forward: list[Assignment], gradients: list[tuple[Ref, Expr]]) -> Adjoint:
-        backward = [replace(a, value=simplify(a.value)) for a in self.backward]
-        ends = [Assignment(f"gradient {i}", g) for i, (_, g) in enumerate(gradients)]
-        end_names = [a.name for a in ends]
-        named = {a.name for a in backward if a.name.startswith("d_")}
-        program = share([*backward, *ends], self.fresh)
-        program = tuple(
-            replace(a, value=simplify(in_order(a.value))) for a in inline(program, end_names, named)
-        )
-        results = program[len(program) - len(ends) :]
-        gradients = [(ref, a.value) for (ref, _), a in zip(gradients, results, strict=True)]
-        roots = {name for a in results for name in references(a.value)}
-        backward = list(prune(program[: len(program) - len(ends)], roots))
-        roots |= {name for a in backward for name in references(a.value)}
-        return self.renamed(
-            Adjoint(prune(forward, roots), tuple(backward), tuple(gradients), self.seed_names)
-        )
-
-    def renamed(self, adjoint: Adjoint) -> Adjoint:
-        """The same with ``arg1``, ``arg2``, ... in order, and gradients named after leaves."""
-        made = {a.name for a in (*adjoint.forward, *adjoint.backward)} - self.given
-        made = {name for name in made if name.startswith("arg")}
-        names: dict[str, str] = {}
-        for ref, gradient in adjoint.gradients:
-            wish = f"d_{ref.name}" + "".join(f"_m{i}" for _, i in ref.at)
-            if isinstance(gradient, Ref) and gradient.name in made and wish not in self.names:
-                names.setdefault(gradient.name, wish)
-        fresh = fresh_names(self.given)
-        for assignment in (*adjoint.forward, *adjoint.backward):
-            if assignment.name in made:
-                names.setdefault(assignment.name, fresh())
-
-        def rename(expr: Expr) -> Expr:
-            if isinstance(expr, Ref) and expr.name in names:
-                return Ref(names[expr.name], expr.ref_axes)
-            return expr
-
-        def program(assignments: tuple[Assignment, ...]) -> tuple[Assignment, ...]:
-            return tuple(
-                replace(a, name=names.get(a.name, a.name), value=rewrite(a.value, rename))
-                for a in assignments
-            )
-
-        gradients = tuple((ref, rewrite(g, rename)) for ref, g in adjoint.gradients)
-        forward, backward = program(adjoint.forward), program(adjoint.backward)
-        return Adjoint(forward, backward, gradients, adjoint.seeds)
+__all__ = ["Adjoint", "differentiate", "reverse_mode"]

@@ -9,9 +9,11 @@ from typing import Any
 from seqgen.tune.results import Compiled
 
 Compiler = Callable[
-    [Callable[[Mapping[str, Any]], None], Sequence[Mapping[str, Any]]], list[Compiled]
+    [Callable[[Mapping[str, Any]], object], Sequence[Mapping[str, Any]]], list[Compiled]
 ]
 """Given a function that launches with a configuration, and the configurations."""
+
+COMPILE_SECONDS = 120.0
 
 MAX_STACK_BYTES = 2048
 """Kernels with a larger frame take ten times as long to compile and have never won."""
@@ -21,10 +23,12 @@ def gpu_compiler() -> Compiler:
     """Compiles for the GPU of this machine in processes; the JIT then finds the binaries."""
     from seqgen.gpu.detect import detect_gpu
     from seqgen.gpu.launches import Launch, capture_launches
-    from seqgen.gpu.pool import CompileFailure, compile_launches
+    from seqgen.gpu.pool import CompileFailure, CompilePool
     from seqgen.gpu.resources import KernelResources, launchable
 
     gpu = detect_gpu()
+    # Never closed: it lives as long as the worker, and its processes end with their pipes.
+    pool = CompilePool(gpu, deadline=COMPILE_SECONDS)
 
     def judge(results: Sequence[KernelResources | CompileFailure]) -> Compiled:
         for result in results:
@@ -45,7 +49,7 @@ def gpu_compiler() -> Compiler:
         )
 
     def compile_all(
-        launching: Callable[[Mapping[str, Any]], None], configs: Sequence[Mapping[str, Any]]
+        launching: Callable[[Mapping[str, Any]], object], configs: Sequence[Mapping[str, Any]]
     ) -> list[Compiled]:
         captured: list[list[Launch] | str] = []
         for config in configs:
@@ -55,7 +59,7 @@ def gpu_compiler() -> Compiler:
                 # A launcher may refuse a configuration in any way it likes.
                 captured.append(f"{type(error).__name__}: {error}")
         launches = [launch for group in captured if not isinstance(group, str) for launch in group]
-        results = iter(compile_launches(launches, gpu, deadline=120.0))
+        results = iter(pool.compile(launches))
         return [
             Compiled(rejected=group)
             if isinstance(group, str)

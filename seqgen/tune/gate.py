@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqgen.tune.benchmark import Call
-from seqgen.tune.harness import Harness, repeat, run_operator, tensors_in
+from seqgen.tune.harness import Harness, OperatorRun
 from seqgen.tune.inputs import Inputs, Style, make_inputs
 from seqgen.tune.results import Verdict
 from seqgen.tune.workload import Workload
@@ -29,16 +28,33 @@ OUTPUT_LIMIT, VECTOR_LIMIT, GATE_LIMIT, FP32_LIMIT = 0.005, 0.008, 0.02, 1e-4
 ABSOLUTE_FLOOR = 1e-4
 """Of the largest output or gradient of a case: a true value below it counts as vanishing."""
 
-RAGGED_T, PACKED, EXTREME_T = 300, (0, 1, 1, 130, 203), 131
+LARGE = 1e4
+"""A result with a larger RMS comes from a recurrence that diverges at this length."""
+
+RAGGED_T, PACKED, EXTREME_T = 300, (0, 1, 1, 130, 203), 144
+"""The last is a multiple of 16: kernels are compiled anew for such lengths."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs at which the operator is compared, and what is true there."""
+    """Inputs at which the operator is compared, and what is right there.
+
+    ``slack`` multiplies the limits where ``truth`` is itself rounded.
+    """
 
     name: str
     inputs: Inputs
     truth: Mapping[str, Tensor]
+    slack: float = 1.0
+
+    def scale(self, gradients: bool) -> float:
+        """The largest RMS among the gradients, or among the results."""
+        mine = [t for n, t in self.truth.items() if n.startswith("d_") == gradients]
+        return max((_rms(t) for t in mine), default=0.0)
+
+    def is_finite(self, name: str) -> bool:
+        """Whether a true result has no infinity."""
+        return bool(self.truth[name].isfinite().all())
 
 
 def limit_of(name: str, workload: Workload) -> float:
@@ -78,7 +94,7 @@ def make_cases(harness: Harness, keep: frozenset[str], seed: int, device: str) -
     def case(name: str, batch: int, length: int, offset: int, **options: Any) -> Case:
         workload = small.at(B=batch, T=length)
         inputs = make_inputs(workload, seed + offset, device, **options)
-        truth = run_operator(harness.reference, workload, inputs, double=True)
+        truth = OperatorRun(harness.reference, workload, inputs, double=True)()
         return Case(name, inputs, truth)
 
     def extreme(style: Style) -> Case:
@@ -119,14 +135,23 @@ def poisoned() -> Iterator[None]:
             setattr(owner, name, function)
 
 
-def verify(harness: Harness, cases: list[Case], launches: list[Call]) -> Verdict:
+def full_size_case(harness: Harness, inputs: Inputs) -> Case:
+    """The timed problem itself, to be compared with what the present configurations give.
+
+    Kernels are specialised on alignment and sizes, so small cases run other machine code, and
+    races show at full load. A result that overflows or grows without bound is left out.
+    """
+    found = OperatorRun(harness.operator, harness.workload, inputs)()
+    tame = {n: t for n, t in found.items() if bool(t.isfinite().all()) and _rms(t) < LARGE}
+    return Case("full_size", inputs, tame, slack=2.0)
+
+
+def verify(harness: Harness, cases: Sequence[Case]) -> Verdict:
     """Judge the configurations that ``harness`` uses now.
 
     Args:
         harness: the module and its workload.
-        cases: from ``make_cases``.
-        launches: of the kernel in question at the size that is timed; only their repeatability is
-            judged (races show at full load).
+        cases: from ``make_cases`` and ``full_size_case``.
     """
     worst = Verdict("ok", error=0.0, limit=1.0)
     for case in cases:
@@ -135,41 +160,32 @@ def verify(harness: Harness, cases: list[Case], launches: list[Call]) -> Verdict
             return verdict
         if _nearness(verdict) >= _nearness(worst):
             worst = verdict
-    call = repeat(launches)
-    with poisoned():
-        first = [_bits(t) for t in tensors_in(call())]
-        for _ in range(RUNS - 1):
-            again = [_bits(t) for t in tensors_in(call())]
-            if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
-                return Verdict("racy", worst="full_size")
     return worst
 
 
 def _compare(harness: Harness, case: Case) -> Verdict:
+    run = OperatorRun(harness.operator, harness.workload, case.inputs)
     with poisoned():
-        runs = [run_operator(harness.operator, harness.workload, case.inputs) for _ in range(RUNS)]
-    scale = {
-        gradient: max(_rms(t) for n, t in case.truth.items() if n.startswith("d_") == gradient)
-        for gradient in (False, True)
-    }
+        first = run()
+        for _ in range(RUNS - 1):
+            again = run()
+            for name in case.truth:
+                if not torch.equal(_bits(first[name]), _bits(again[name])):
+                    # What was never written may differ as well; say which of the two it is.
+                    strange = bool(first[name].isnan().any()) and case.is_finite(name)
+                    return Verdict("nan" if strange else "racy", f"{case.name} {name}")
     worst = Verdict("ok", error=0.0, limit=1.0)
     for name, truth in case.truth.items():
-        value = runs[0][name]
         # An operator may truly overflow somewhere; there the value has to as well.
         finite = truth.isfinite()
-        if not torch.equal(value.isfinite(), finite):
+        if not torch.equal(first[name].isfinite(), finite):
             return Verdict("nan", worst=f"{case.name} {name}")
-        if any(not torch.equal(_bits(value), _bits(run[name])) for run in runs[1:]):
-            return Verdict("racy", worst=f"{case.name} {name}")
-        limit = limit_of(name, harness.workload)
-        error = relative_error(
-            value[finite], truth[finite], ABSOLUTE_FLOOR * scale[name.startswith("d_")]
-        )
-        found = Verdict(
-            "ok" if error <= limit else "inaccurate", f"{case.name} {name}", error, limit
-        )
-        if found.outcome != "ok":
-            return found
+        limit = case.slack * limit_of(name, harness.workload)
+        floor = ABSOLUTE_FLOOR * case.scale(name.startswith("d_"))
+        error = relative_error(first[name][finite], truth[finite], floor)
+        found = Verdict("ok", f"{case.name} {name}", error, limit)
+        if not error <= limit:
+            return replace(found, outcome="inaccurate")
         if _nearness(found) >= _nearness(worst):
             worst = found
     return worst

@@ -8,7 +8,7 @@ any configuration, on the tensors that it would have in the operator.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqgen.store.keys import Role
 from seqgen.tune.benchmark import Call
 from seqgen.tune.inputs import Inputs
 from seqgen.tune.keys import OPERATOR
@@ -30,52 +29,69 @@ class Recording:
     """What the kernels of a module did in one forward and backward.
 
     ``calls`` repeat the launches of a kernel; ``keys`` are what it asked ``_config`` with (dtype,
-    sizes, load, length); ``roles`` say in which half it first ran.
+    sizes, load, length).
     """
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
-    roles: dict[str, Role] = field(default_factory=dict)
 
 
-def run_operator(
-    function: Callable[..., Any], workload: Workload, inputs: Inputs, double: bool = False
-) -> dict[str, Tensor]:
-    """Forward and backward: outputs, final states and all gradients by name.
+class OperatorRun:
+    """Forward and backward of an operator as one call without arguments, as often as wanted."""
 
-    Args:
-        function: the operator or its reference.
-        workload: which argument is positional.
-        inputs: the arguments; final states are asked for if an initial state is given.
-        double: convert everything to float64 first.
-    """
-    leaves = {
-        name: (tensor.double() if double else tensor).detach().clone().requires_grad_()
-        for name, tensor in inputs.leaves.items()
-    }
-    positional = [leaves[o.name] for o in workload.operands if o.required]
-    keywords: dict[str, Any] = {o.name: leaves[o.name] for o in workload.operands if not o.required}
-    if inputs.states is not None:
-        states = tuple(leaves[f"initial_state_{i}"] for i in range(len(inputs.states)))
-        keywords |= {"initial_state": states if len(states) > 1 else states[0]}
-        keywords |= {"output_final_state": True}
-    if inputs.cu_seqlens is not None:
-        keywords |= {"cu_seqlens": inputs.cu_seqlens}
-    *outputs, final = function(*positional, **keywords)
-    finals = final if isinstance(final, tuple) else () if final is None else (final,)
-    results = {f"output_{i}": o for i, o in enumerate(outputs)}
-    results |= {f"final_state_{i}": s for i, s in enumerate(finals)}
+    def __init__(
+        self, function: Callable[..., Any], workload: Workload, inputs: Inputs, double: bool = False
+    ) -> None:
+        """Copy the inputs.
+
+        Args:
+            function: the operator or its reference.
+            workload: which argument is positional.
+            inputs: the arguments; final states are asked for if an initial state is given.
+            double: convert everything to float64 first.
+        """
+        self._function = function
+        self._leaves = {
+            name: (tensor.double() if double else tensor).detach().clone().requires_grad_()
+            for name, tensor in inputs.leaves.items()
+        }
+        leaves, operands = self._leaves, workload.operands
+        self._positional = [leaves[o.name] for o in operands if o.required]
+        self._keywords: dict[str, Any] = {
+            o.name: leaves[o.name] for o in operands if not o.required
+        }
+        if inputs.states is not None:
+            states = tuple(leaves[f"initial_state_{i}"] for i in range(len(inputs.states)))
+            self._keywords["initial_state"] = states if len(states) > 1 else states[0]
+            self._keywords["output_final_state"] = True
+        if inputs.cu_seqlens is not None:
+            self._keywords["cu_seqlens"] = inputs.cu_seqlens
+        self._cotangents: list[Tensor] | None = None
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Outputs, final states and all gradients by name."""
+        with torch.enable_grad():
+            *outputs, final = self._function(*self._positional, **self._keywords)
+            finals = final if isinstance(final, tuple) else () if final is None else (final,)
+            results = {f"output_{i}": o for i, o in enumerate(outputs)}
+            results |= {f"final_state_{i}": s for i, s in enumerate(finals)}
+            if self._cotangents is None:
+                self._cotangents = _cotangents(results.values())
+            gradients = torch.autograd.grad(
+                list(results.values()),
+                list(self._leaves.values()),
+                self._cotangents,
+                allow_unused=True,
+            )
+        for (name, leaf), gradient in zip(self._leaves.items(), gradients, strict=True):
+            results[f"d_{name}"] = torch.zeros_like(leaf) if gradient is None else gradient
+        return {name: value.detach() for name, value in results.items()}
+
+
+def _cotangents(results: Iterable[Tensor]) -> list[Tensor]:
     # Drawn on the host, so that operator and reference get the same numbers.
     generator = torch.Generator().manual_seed(1)
-    cotangents = [
-        torch.randn(r.shape, generator=generator).to(r.device, r.dtype) for r in results.values()
-    ]
-    gradients = torch.autograd.grad(
-        list(results.values()), list(leaves.values()), cotangents, allow_unused=True
-    )
-    missing = zip(leaves.items(), gradients, strict=True)
-    results |= {f"d_{n}": torch.zeros_like(t) if g is None else g for (n, t), g in missing}
-    return {name: value.detach() for name, value in results.items()}
+    return [torch.randn(r.shape, generator=generator).to(r.device, r.dtype) for r in results]
 
 
 class Harness:
@@ -115,7 +131,6 @@ class Harness:
     def record(self, inputs: Inputs) -> Recording:
         """Run the operator forward and backward once, and note every launch."""
         recording = Recording()
-        phase: Role = "fwd"
         patched = {f"launch_{k}": getattr(self.module, f"launch_{k}") for k in self.kernels}
         select = self.module._config
 
@@ -124,21 +139,13 @@ class Harness:
             def noted(*args: Any, **kwargs: Any) -> Any:
                 call = functools.partial(launch, *args, **kwargs)
                 recording.calls.setdefault(kernel, []).append(call)
-                recording.roles.setdefault(kernel, phase)
                 return launch(*args, **kwargs)
 
             return noted
 
         def noted_select(kernel: str, key: Any) -> Any:
             recording.keys.setdefault(kernel, key)
-            recording.roles.setdefault(kernel, phase)
             return select(kernel, key)
-
-        def operator(*args: Any, **kwargs: Any) -> Any:
-            nonlocal phase
-            results = self.operator(*args, **kwargs)
-            phase = "bwd"
-            return results
 
         # Recorded launches look ``_config`` up again when they are repeated, so the wrapper only
         # has to be there now; ``_config.cache_clear`` stays reachable through it.
@@ -147,15 +154,13 @@ class Harness:
             for name, launch in patched.items():
                 setattr(self.module, name, launcher(name.removeprefix("launch_"), launch))
             self.module._config = noted_select
-            run_operator(operator, self.workload, inputs)
+            OperatorRun(self.operator, self.workload, inputs)()
         finally:
             self.module._config = select
             for name, launch in patched.items():
                 setattr(self.module, name, launch)
         if OPERATOR in self.module.CONFIGS:
-            whole = functools.partial(run_operator, self.operator, self.workload, inputs)
-            recording.calls[OPERATOR] = [whole]
-            recording.roles[OPERATOR] = "fwd"
+            recording.calls[OPERATOR] = [OperatorRun(self.operator, self.workload, inputs)]
         return recording
 
 
@@ -167,15 +172,3 @@ def repeat(calls: Sequence[Call]) -> Call:
             return [call() for call in calls]
 
     return run
-
-
-def tensors_in(value: object) -> Iterator[Tensor]:
-    """The tensors of nested tuples, lists and dictionaries, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -107,8 +108,17 @@ class Journal:
         """What the gate said."""
         self.outcomes[key] = verdict.outcome
         config = dict(self.configs[key])
-        values: dict[str, Any] = {**self._keys, **asdict(verdict)}
-        self._store.record(Verification(config=config, created=utc_now(), **values))
+        finite = verdict.error is not None and math.isfinite(verdict.error)
+        values: dict[str, Any] = {
+            **self._keys,
+            "config": config,
+            "created": utc_now(),
+            "outcome": verdict.outcome,
+            "worst": verdict.worst,
+            "error": verdict.error if finite else None,
+            "limit": verdict.limit,
+        }
+        self._store.record(Verification(**values))
 
     def recall(self) -> None:
         """Take over what was found here before under the same keys, by an earlier run."""

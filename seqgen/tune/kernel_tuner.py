@@ -14,7 +14,7 @@ from seqgen.store.store import TuningStore
 from seqgen.store.winners import Winner
 from seqgen.tune.journal import Journal
 from seqgen.tune.progress import Progress, clock_text, microseconds
-from seqgen.tune.results import Bench, Compiled
+from seqgen.tune.results import Bench, Compiled, Timed
 from seqgen.tune.search import Search, key_of
 from seqgen.tune.seeds import find_seeds
 
@@ -53,7 +53,10 @@ class Options:
 
 @dataclass(frozen=True)
 class KernelResult:
-    """What tuning one kernel came to; ``winner`` is None if not even the default was right."""
+    """What tuning one kernel came to.
+
+    ``winner`` is None if nothing was right; ``trouble`` says what is wrong with the default.
+    """
 
     query: Query
     winner: Winner | None
@@ -62,6 +65,7 @@ class KernelResult:
     wrong: int
     seconds: float
     ended: Literal["complete", "budget"]
+    trouble: str = ""
 
 
 class KernelTuner:
@@ -110,6 +114,7 @@ class KernelTuner:
         self._journal = Journal(
             space, query, shape, store, session=session, gpu=bench.gpu, driver=bench.driver
         )
+        self._trouble = ""
         self._evaluated = 0
         self._since_gain = 0
 
@@ -134,6 +139,7 @@ class KernelTuner:
             wrong=self._journal.wrong,
             seconds=self._now() - self._start,
             ended=ended,
+            trouble=self._trouble,
         )
 
     def _accept(self, problem: ProblemKey, config: Config) -> bool:
@@ -202,13 +208,15 @@ class KernelTuner:
             self._evaluated += 1
 
     def _time(self, config: Config, report: Compiled) -> None:
-        if report.rejected:
-            self._journal.note_time(config, report, "rejected", None)
-            return
         best = self._journal.best
-        limit = None if best is None else HOPELESS * best
-        timed = self._bench.time(self._space.kernel, config, limit)
+        if report.rejected:
+            timed = Timed("rejected", reason=report.rejected)
+        else:
+            limit = None if best is None else HOPELESS * best
+            timed = self._bench.time(self._space.kernel, config, limit)
         self._journal.note_time(config, report, timed.status, timed.timing)
+        if timed.timing is None and config == self._space.default:
+            self._trouble = f"{timed.status}: {timed.reason}"
 
     def _judge(self) -> None:
         """Put what is promising through the gate, the fastest first."""
@@ -223,7 +231,10 @@ class KernelTuner:
             # Out of time, the default alone is judged: without it there is nothing to return.
             if not self._is_promising(key) or (self._late() and key != journal.default):
                 continue
-            journal.note_verdict(key, self._bench.gate(self._space.kernel, journal.configs[key]))
+            verdict = self._bench.gate(self._space.kernel, journal.configs[key])
+            journal.note_verdict(key, verdict)
+            if verdict.outcome != "ok" and key == journal.default:
+                self._trouble = str(verdict)
             self._show()
 
     def _is_promising(self, key: str) -> bool:

@@ -104,8 +104,10 @@ class RemoteBench:
         try:
             answer = self._worker.ask(job, GATE_DEADLINE)
         except JobLost as lost:
-            return Verdict("timeout" if lost.late else "crashed")
-        return Verdict("crashed") if "error" in answer else Verdict(**answer["verdict"])
+            return Verdict("timeout" if lost.late else "crashed", reason=str(lost))
+        if "error" in answer:
+            return Verdict("crashed", reason=answer["error"])
+        return Verdict(**answer["verdict"])
 
     def finals(
         self, kernel: str, configs: Sequence[Config], seconds: float, seed: int

@@ -48,13 +48,19 @@ class Verdict:
     """Whether a configuration gives right results.
 
     ``worst`` is the result nearest to its limit, or the one that failed; ``error`` its relative
-    RMS error.
+    RMS error. ``reason`` is what was raised, for messages.
     """
 
     outcome: Literal["ok", "inaccurate", "racy", "nan", "crashed", "timeout"]
     worst: str = ""
     error: float | None = None
     limit: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        place = f" at {self.worst}" if self.worst else ""
+        size = f", error {self.error:.2g} over {self.limit:.2g}" if self.error is not None else ""
+        return f"{self.outcome}{place}{size}{f' ({self.reason})' if self.reason else ''}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,6 @@ class KernelTask:
     sizes: Mapping[str, int]
     load: int
     length: int
-    role: Literal["fwd", "bwd", "step"]
     default: Config
 
 

@@ -85,7 +85,7 @@ def tune_operator(
             if space is None:
                 continue
             query = Query(
-                kernel_key(workload.op, kernel, task.role, spec_hash, source),
+                kernel_key(workload.op, kernel, space.role, spec_hash, source),
                 ProblemKey(task.dtype, task.sizes, task.load, task.length),
                 device_key(gpu),
                 toolchain_key(),
@@ -127,6 +127,8 @@ def summary(result: KernelResult) -> str:
     end = f"{counts}, {clock_text(result.seconds)}"
     if result.ended == "budget":
         end += ", out of time"
+    if result.trouble:
+        end += f"; the default is {result.trouble}"
     if result.winner is None:
         return f"{kernel.op} {kernel.kernel}: no configuration gave right results ({end})"
     best = result.winner.candidate

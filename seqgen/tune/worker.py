@@ -17,9 +17,9 @@ import torch
 from seqgen.runtime.loader import import_file
 from seqgen.tune.benchmark import Clock, cuda_clock, finals, measure
 from seqgen.tune.compilation import Compiler, gpu_compiler
-from seqgen.tune.gate import Case, make_cases, verify
-from seqgen.tune.harness import Harness, Recording, repeat
-from seqgen.tune.inputs import make_inputs
+from seqgen.tune.gate import Case, full_size_case, make_cases, verify
+from seqgen.tune.harness import Harness, OperatorRun, Recording, repeat
+from seqgen.tune.inputs import Inputs, make_inputs
 from seqgen.tune.process import Message, serve
 from seqgen.tune.results import Config, KernelTask
 from seqgen.tune.workload import Workload
@@ -52,20 +52,30 @@ class Bench:
         self._clock = clock
         self._compiler = compiler
         self._defaults = {kernel: self._harness.default(kernel) for kernel in module.CONFIGS}
+        self._inputs = make_inputs(workload, 0, device)
+        self._compile_runs([self._inputs])
+        full = full_size_case(self._harness, self._inputs)
         for kernel, config in settled.items():
             self._harness.use(kernel, config)
-        self._inputs = make_inputs(workload, 0, device)
         self._recording = self._harness.record(self._inputs)
         keys = self._recording.keys
         tiled = frozenset(axis for _, sizes, _, _ in keys.values() for axis, _ in sizes)
-        self._cases: list[Case] = make_cases(self._harness, tiled, seed=10, device=device)
+        small = make_cases(self._harness, tiled, seed=10, device=device)
+        self._compile_runs([case.inputs for case in small])
+        self._cases: list[Case] = [*small, full]
         self._small = self._record_small()
 
+    def _compile_runs(self, inputs: Sequence[Inputs]) -> None:
+        """Compile in parallel what the operator launches; the JIT would do one after another."""
+        harness = self._harness
+        runs = [OperatorRun(harness.operator, harness.workload, each) for each in inputs]
+        self._compiler(lambda _: [run() for run in runs], [{}])
+
     def _record_small(self) -> list[Recording]:
-        return [self._harness.record(case.inputs) for case in self._cases]
+        return [self._harness.record(case.inputs) for case in self._cases[:-1]]
 
     def describe(self) -> Message:
-        """The kernels that can be tuned here, each with its problem key, role and default."""
+        """The kernels that can be tuned here, each with its problem key and default."""
         kernels = {}
         for kernel in self._recording.calls:
             if kernel not in self._recording.keys:
@@ -76,7 +86,6 @@ class Bench:
                 sizes=dict(sizes),
                 load=load,
                 length=length,
-                role=self._recording.roles[kernel],
                 default=self._defaults[kernel],
             )
             kernels[kernel] = asdict(task)
@@ -110,7 +119,7 @@ class Bench:
     def gate(self, kernel: str, config: Config) -> Message:
         """Whether the operator is right and repeatable with this configuration."""
         with self._harness.using(kernel, config):
-            verdict = verify(self._harness, self._cases, self._recording.calls[kernel])
+            verdict = verify(self._harness, self._cases)
             return {"verdict": asdict(verdict)}
 
     def finals(self, kernel: str, configs: Sequence[Config], seconds: float, seed: int) -> Message:

@@ -115,3 +115,9 @@ def test_gradients_of_random_specs(text, absent):
     sizes = {axis.name: axis.size for axis in op.axes}
     tensors = draw(op, batch=1, length=3, sizes=sizes, absent=["zh", "zv"] if absent else [])
     assert_same_gradients(op, tensors, draw_states(op, 1, sizes=sizes), tolerance=1e-8)
+
+
+@pytest.mark.parametrize("name", ["abc", "rwkv4", "mlstm", "mamba3", "ttt_minibatch"])
+def test_gradients_from_the_states_of_a_fresh_sequence(name):
+    op = recurrence(name)  # some of these start at -inf
+    assert_same_gradients(op, draw(op), {})

@@ -61,7 +61,7 @@ class FakeBench:
         pass
 
     def tasks(self):
-        return {"chunk": KernelTask("bf16", {"K": 128, "V": 128}, 5, 14, "fwd", DEFAULT)}
+        return {"chunk": KernelTask("bf16", {"K": 128, "V": 128}, 5, 14, DEFAULT)}
 
     def use(self, kernel, config):
         self.used.append((kernel, dict(config)))

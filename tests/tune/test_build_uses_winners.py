@@ -1,0 +1,67 @@
+"""From a build over tuning to the next build: both sides compute the same keys."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from seqgen.build import compile_spec, read_spec
+from seqgen.errors import SeqgenError
+from seqgen.gpu.table import find_gpu
+from seqgen.tune.kernel_tuner import Options
+from seqgen.tune.progress import Progress
+from seqgen.tune.results import KernelTask
+from seqgen.tune.tuner import tune_operator
+from seqgen.tune.workload import workload_of
+from seqgen.tuned import tuned_configs
+
+from .fakes import FakeBench
+
+SPEC = Path(__file__).parents[2] / "examples" / "hgrn.yaml"
+
+
+class SpecBench(FakeBench):
+    """Every kernel is fastest with its largest values."""
+
+    def __init__(self, spaces):
+        super().__init__(time_of=lambda c: 1e4 / sum(c.values()))
+        self._spaces = spaces
+
+    def tasks(self):
+        return {s.kernel: KernelTask("bf16", {"D": 64}, 4, 8, s.default) for s in self._spaces}
+
+
+def test_a_build_after_tuning_has_the_winners(store):
+    h200, spec = find_gpu("h200"), read_spec(SPEC)
+    compiled = compile_spec(spec, h200)
+    spaces = {space.kernel: space for space in compiled.schedule.spaces}
+    module = Path(store.name).parent / "hgrn.py"
+    module.write_text(compiled.module.source)
+    results = tune_operator(
+        module,
+        workload_of(compiled.recurrence, {"B": 2, "T": 256}, "bf16"),
+        compiled.module.spec_hash,
+        h200,
+        lambda kernel, task: spaces[kernel],
+        store,
+        Options(budget=600.0, evaluations=20),
+        progress=Progress(io.StringIO()),
+        open_bench=lambda path, workload: SpecBench(spaces.values()),
+    )
+    assert {r.query.kernel.kernel for r in results} == set(spaces)
+
+    tuned = compile_spec(spec, h200, tuned_configs(h200, store.name, frozen=True))
+    for result in results:
+        config = dict(result.winner.candidate.config)
+        assert config != dict(spaces[result.query.kernel.kernel].default)
+        assert re.sub(r"\s+", " ", repr(config))[1:-1].replace("'", '"') in re.sub(
+            r"\s+", " ", tuned.module.source
+        )
+    assert tuned.module.source.count('"origin": "tuned"') == len(spaces)
+    # The kernels themselves stay the same, so another tuning finds its own records again.
+    again = compile_spec(spec, find_gpu("h100"), tuned_configs(find_gpu("h100"), store.name))
+    assert again.module.source.count('"origin": "sibling"') == len(spaces)
+    a100 = find_gpu("a100")
+    with pytest.raises(SeqgenError, match="has no tuned configuration on a100"):
+        compile_spec(spec, a100, tuned_configs(a100, store.name, frozen=True))
