@@ -34,6 +34,12 @@ def add_db_commands(commands: Commands) -> None:
         one = parts.add_parser(name, help=text)
         one.add_argument("record", help="first digits of a record id, from 'db show'")
         one.set_defaults(run=_pin if name == "pin" else _unpin)
+    miss = parts.add_parser("why-miss", help="why a build does not find tuned configurations")
+    miss.add_argument("spec", type=Path, metavar="SPEC")
+    miss.add_argument("--gpu", default="auto", help="GPU name (seqgen gpus)")
+    miss.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
+    miss.add_argument("--shape", default="", metavar="SHAPE", help="e.g. B2,T16384,K128")
+    miss.set_defaults(run=_why_miss)
 
 
 def _path(options: argparse.Namespace) -> None:
@@ -91,3 +97,16 @@ def _unpin(options: argparse.Namespace) -> None:
 
     with TuningStore.open(options.db, must_persist=True) as store:
         print(commands.unpin(store, options.record))
+
+
+def _why_miss(options: argparse.Namespace) -> None:
+    from seqgen.build import read_spec
+    from seqgen.cli_tune import parse_shape
+    from seqgen.loading import target_gpu
+    from seqgen.store.store import TuningStore
+    from seqgen.why_miss import why_miss
+
+    shape = parse_shape(options.shape) if options.shape else {}
+    gpu = target_gpu(options.gpu)
+    with TuningStore.open(options.db) as store:
+        print(why_miss(read_spec(options.spec), gpu, options.dtype, shape, store))

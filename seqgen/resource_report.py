@@ -6,7 +6,7 @@ cross-compiled is exactly what the JIT would compile on that GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -105,12 +105,29 @@ def report_kernels(
     return reports
 
 
-def run_on_meta(module: ModuleType, recurrence: Recurrence, dtype: str) -> None:
-    """Run forward and backward on tensors without memory, at the spec's default sizes."""
+def run_on_meta(
+    module: ModuleType,
+    recurrence: Recurrence,
+    dtype: str,
+    shape: Mapping[str, int] | None = None,
+) -> None:
+    """Run forward and backward on tensors without memory.
+
+    Args:
+        module: a built operator, imported.
+        recurrence: what it was built from.
+        dtype: "bf16", "fp16" or "fp32".
+        shape: sizes of B, T and axes; those not given are the defaults.
+
+    Raises:
+        UsageError: the shape does not fit the operator.
+    """
     import torch
 
+    from seqgen.tune.workload import workload_of
+
     io = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    sizes = {axis.name: axis.size for axis in recurrence.axes}
+    sizes = workload_of(recurrence, {"B": BATCH, "T": LENGTH, **(shape or {})}, dtype).sizes
 
     def tensor(axes: tuple[str, ...], lead: tuple[int, ...], kind: torch.dtype) -> Any:
         shape = (*lead, *(sizes[axis] for axis in axes))
@@ -119,12 +136,12 @@ def run_on_meta(module: ModuleType, recurrence: Recurrence, dtype: str) -> None:
     arguments = [
         tensor(
             t.axes,
-            (BATCH, LENGTH) if t.kind == "input" else (),
+            (sizes["B"], sizes["T"]) if t.kind == "input" else (),
             torch.float32 if t.dtype == "float32" or t.kind == "parameter" else io,
         )
         for t in recurrence.argument_order()
     ]
-    states = [tensor(s.axes, (BATCH,), torch.float32) for s in recurrence.states]
+    states = [tensor(s.axes, (sizes["B"],), torch.float32) for s in recurrence.states]
     results = module._run_forward(*arguments, *states, None, True)
     if len(results) != len(recurrence.outputs) + len(recurrence.states):
         raise SeqgenError(f"'{recurrence.name}' gave {len(results)} results.")

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from seqgen.errors import SeqgenError, UsageError
+from seqgen.runtime.cache import cache_folder
 from seqgen.store.models import SCHEMA_VERSION, Base, Meta
 
 ENVIRONMENT_VARIABLE = "SEQGEN_TUNING_DB"
@@ -39,8 +40,7 @@ def default_location() -> str:
     configured = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
     if configured:
         return configured
-    cache = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
-    return str(Path(cache).expanduser() / "seqgen" / "tuning.sqlite")
+    return str(cache_folder() / "tuning.sqlite")
 
 
 def database_url(location: str) -> URL:

@@ -92,7 +92,7 @@ def derive(
     finals = [m for m in usable if m.rung == "final"]
     timed = finals or usable
     noises = [m.noise for m in timed if m.noise is not None] or [SEARCH_NOISE]
-    return decide(_pool(timed), max(noises))
+    return decide(_pool(timed), median(noises))
 
 
 def _pool(timed: Sequence[Measurement]) -> list[Candidate]:

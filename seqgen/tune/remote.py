@@ -42,8 +42,13 @@ class RemoteBench:
             "settled": self._settled,
         }
         self._worker = Worker(command, opening)
-        described = self._worker.ask({"job": "describe"}, TIME_DEADLINE)
+        try:
+            described = self._worker.ask({"job": "describe"}, TIME_DEADLINE)
+        except BaseException:
+            self._worker.close()
+            raise
         if "error" in described:
+            self._worker.close()
             raise SeqgenError(f"The tuning worker cannot start: {described['error']}")
         self._tasks = {name: KernelTask(**task) for name, task in described["kernels"].items()}
         self.gpu: str = self._worker.opened.get("gpu", "")

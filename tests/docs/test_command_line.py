@@ -46,7 +46,7 @@ def test_options_are_those_that_exist(name: str) -> None:
 
 
 def test_parts_of_db_are_documented() -> None:
-    parts = re.findall(r"^\| `(\w+)", SECTIONS["db"].split("\n## Environment")[0], re.MULTILINE)
+    parts = re.findall(r"^\| `([\w-]+)", SECTIONS["db"].split("\n## Environment")[0], re.MULTILINE)
     assert sorted(parts) == sorted(subcommands(COMMANDS["db"]))
 
 

@@ -19,10 +19,13 @@ from .conftest import FAST, H200, KERNEL, PROBLEM, TOOLCHAIN, measured, race
 def test_the_place_comes_from_the_environment(monkeypatch):
     monkeypatch.delenv("SEQGEN_TUNING_DB", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("SEQGEN_CACHE", raising=False)
     monkeypatch.setenv("HOME", "/somewhere")
     assert default_location() == "/somewhere/.cache/seqgen/tuning.sqlite"
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert default_location() == "/cache/seqgen/tuning.sqlite"
+    monkeypatch.setenv("SEQGEN_CACHE", "/own")
+    assert default_location() == "/own/tuning.sqlite"
     monkeypatch.setenv("SEQGEN_TUNING_DB", "postgresql://me@host/db")
     assert default_location() == "postgresql://me@host/db"
 

@@ -15,6 +15,7 @@ from seqgen.tune.results import KernelTask
 from seqgen.tune.tuner import tune_operator
 from seqgen.tune.workload import workload_of
 from seqgen.tuned import tuned_configs
+from seqgen.why_miss import why_miss
 
 from .fakes import FakeBench
 
@@ -29,18 +30,18 @@ class SpecBench(FakeBench):
         self._spaces = spaces
 
     def tasks(self):
-        return {s.kernel: KernelTask("bf16", {"D": 64}, 4, 8, s.default) for s in self._spaces}
+        return {s.kernel: KernelTask("bf16", {"D": 64}, 1, 8, s.default) for s in self._spaces}
 
 
-def test_a_build_after_tuning_has_the_winners(store):
-    h200, spec = find_gpu("h200"), read_spec(SPEC)
-    compiled = compile_spec(spec, h200)
+def tune_hgrn(store, shape):
+    h200 = find_gpu("h200")
+    compiled = compile_spec(read_spec(SPEC), h200)
     spaces = {space.kernel: space for space in compiled.schedule.spaces}
     module = Path(store.name).parent / "hgrn.py"
     module.write_text(compiled.module.source)
-    results = tune_operator(
+    return spaces, tune_operator(
         module,
-        workload_of(compiled.recurrence, {"B": 2, "T": 256}, "bf16"),
+        workload_of(compiled.recurrence, shape, "bf16"),
         compiled.module.spec_hash,
         h200,
         lambda kernel, task: spaces[kernel],
@@ -49,6 +50,11 @@ def test_a_build_after_tuning_has_the_winners(store):
         progress=Progress(io.StringIO()),
         open_bench=lambda path, workload: SpecBench(spaces.values()),
     )
+
+
+def test_a_build_after_tuning_has_the_winners(store):
+    h200, spec = find_gpu("h200"), read_spec(SPEC)
+    spaces, results = tune_hgrn(store, {"B": 2, "T": 256})
     assert {r.query.kernel.kernel for r in results} == set(spaces)
 
     tuned = compile_spec(spec, h200, tuned_configs(h200, store.name, frozen=True))
@@ -65,3 +71,17 @@ def test_a_build_after_tuning_has_the_winners(store):
     a100 = find_gpu("a100")
     with pytest.raises(SeqgenError, match="has no tuned configuration on a100"):
         compile_spec(spec, a100, tuned_configs(a100, store.name, frozen=True))
+
+
+def test_why_miss_names_what_differs(store):
+    h200, spec = find_gpu("h200"), read_spec(SPEC)
+    text = why_miss(spec, h200, "bf16", {"D": 64}, store)
+    assert [line for line in text.splitlines() if line.startswith("hgrn ")] == [
+        f"hgrn {space.kernel}: Miss: the default is used."
+        for space in compile_spec(spec, h200).schedule.spaces
+    ]
+    tune_hgrn(store, {"B": 2, "T": 256, "D": 64})
+    assert why_miss(spec, h200, "bf16", {"B": 2, "T": 256, "D": 64}, store).count("Hit.") == 3
+    longer = why_miss(spec, h200, "bf16", {"B": 2, "T": 1024, "D": 64}, store)
+    assert longer.count("Uses neighbour.") == 3
+    assert longer.count("problem: length: 8 stored, 10 wanted") == 3
