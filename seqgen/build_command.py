@@ -70,10 +70,13 @@ def _report(compiled: Compiled, file: Path, gpu: Gpu, dtype: str, started: float
         print(f"  {name} cannot run on {gpu.name} as it is.", file=sys.stderr)
         return 1
     print(f"  done in {time.perf_counter() - started:.1f} s. Use it:")
-    folder = file.parent.as_posix().replace("/", ".")
-    print(
-        f"    from {folder}.{name} import {name}"
-        if not file.is_absolute()
-        else f"    import sys; sys.path.insert(0, {str(file.parent)!r}); from {name} import {name}"
-    )
+    print(f"    {_import_line(file, name)}")
     return 0
+
+
+def _import_line(file: Path, name: str) -> str:
+    """How Python, started where the build was, gets the operator."""
+    folders = file.parent.parts
+    if not file.is_absolute() and all(folder.isidentifier() for folder in folders):
+        return f"from {'.'.join((*folders, name))} import {name}"
+    return f"import sys; sys.path.insert(0, {str(file.parent)!r}); from {name} import {name}"
