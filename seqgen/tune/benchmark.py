@@ -7,6 +7,7 @@ arithmetic on its answers, so tests bring their own.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -23,6 +24,9 @@ SIZING = 5
 WINDOW_US = 30_000.0
 MAXIMUM = 100
 BLOCK = 16
+"""Calls that are queued before the host waits for them."""
+CYCLES_PER_US = 2000
+LONGEST_SLEEP_US = 30_000.0
 
 
 def timing_of(samples: Sequence[float]) -> Timing:
@@ -98,21 +102,27 @@ def cuda_clock() -> Clock:
     l2_bytes = int(getattr(properties, "L2_cache_size", 0))
     event: Any = torch.cuda.Event
     flush = torch.empty(max(2 * l2_bytes, 128 * 2**20), dtype=torch.uint8, device="cuda")
+    host_us = 100.0
 
     def clock(calls: Sequence[Call]) -> list[float]:
+        nonlocal host_us
         samples: list[float] = []
         for start in range(0, len(calls), BLOCK):
+            block = calls[start : start + BLOCK]
+            # The host may need longer to launch than the GPU to run. While the GPU sleeps, the
+            # host gets ahead, and the events enclose nothing but the kernels.
+            asleep_us = min(2 * host_us * len(block), LONGEST_SLEEP_US)
+            torch.cuda._sleep(int(asleep_us * CYCLES_PER_US))  # type: ignore[no-untyped-call]
             pairs = []
-            # The host needs longer to launch a short kernel than the GPU to run it. While the GPU
-            # sleeps, the host gets ahead, and the events enclose nothing but the kernel.
-            torch.cuda._sleep(4_000_000)  # type: ignore[no-untyped-call]
-            for call in calls[start : start + BLOCK]:
+            began = time.perf_counter()
+            for call in block:
                 begin, end = event(enable_timing=True), event(enable_timing=True)
                 flush.zero_()
                 begin.record()
                 call()
                 end.record()
                 pairs.append((begin, end))
+            host_us = 1e6 * (time.perf_counter() - began) / len(block)
             torch.cuda.synchronize()
             samples += [1e3 * begin.elapsed_time(end) for begin, end in pairs]
         return samples

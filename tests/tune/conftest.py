@@ -23,6 +23,7 @@ def tune(store):
 
     def run(bench, session="s1", seconds=1e6, now=None, space=SPACE, **options):
         more = {} if now is None else {"now": now}
+        options.setdefault("evaluations", 40)
         return KernelTuner(
             space,
             QUERY,
