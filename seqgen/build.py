@@ -18,9 +18,11 @@ from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.choose import choose_schedule
 from seqgen.plan.module import Entry, ModulePlan, plan_module
 from seqgen.plan.schedule import SchedulePlan
+from seqgen.render.clashes import check_clashes
 from seqgen.render.module import GeneratedModule, render_module
 from seqgen.spec.loader import load_spec
 from seqgen.spec.model import Spec
+from seqgen.spec.rename import stand_ins, with_stand_ins
 
 if TYPE_CHECKING:
     from seqgen.gpu.table import Gpu
@@ -52,7 +54,19 @@ def analyse_spec(spec: Spec) -> tuple[Recurrence, Structure]:
 
 
 def compile_spec(spec: Spec, gpu: Gpu, tuned: Tuned | None = None) -> Compiled:
-    """Compile ``spec`` for ``gpu``; ``tuned`` finds configurations for its kernels."""
+    """Compile ``spec`` for ``gpu``; ``tuned`` finds configurations for its kernels.
+
+    Raises:
+        SpecError: any mistake in the spec, also a name that the generated file needs itself.
+    """
+    compiled = _compile(spec, gpu, tuned)
+    words = stand_ins(spec)
+    nameless = _compile(with_stand_ins(spec, words), gpu, None)
+    check_clashes(compiled.module.source, nameless.module.source, words)
+    return compiled
+
+
+def _compile(spec: Spec, gpu: Gpu, tuned: Tuned | None) -> Compiled:
     recurrence, structure = analyse_spec(spec)
     schedule = choose_schedule(recurrence, structure)
     plan = plan_module(recurrence, structure.family, schedule, gpu.name, {})

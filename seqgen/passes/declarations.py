@@ -12,13 +12,6 @@ from seqgen.ir.recurrence import Axis
 from seqgen.spec.checks import MAX_SIZE
 from seqgen.spec.model import Assign, AxisDecl, Expression, Repeat, Spec
 
-# Names that generated files use for themselves.
-RESERVED = frozenset(
-    "sequences length token device dtype start stop block blocks states results recorded arguments "
-    "sizes borders parts inputs outputs empty tensors want_final io gradients cotangents "
-    "torch triton tl".split()
-)
-
 
 def lower_axes(declarations: tuple[AxisDecl, ...]) -> dict[str, Axis]:
     """Axes with their default sizes; relations checked."""
@@ -148,8 +141,8 @@ def check_names(spec: Spec, axes: dict[str, Axis]) -> None:
     declared += [("a name in 'update'", a.target, a.span) for a in assignments(spec)]
     for what, name, span in declared:
         reason = made.get(name, "")
-        if name in RESERVED or re.fullmatch(r"prev\d*_\w+|arg\d+|\w+_m\d+", name):
-            reason = "a name that generated files use"
+        if re.fullmatch(r"prev\d*_\w+|arg\d+|\w+_m\d+", name):
+            reason = "a value that seqgen makes itself"
         if reason:
             raise SpecError(
                 f"'{name}' cannot be {what}.", span, label=reason, hint="Choose another name."

@@ -41,6 +41,7 @@ UNDECLARED_SIZE = 16
 _ARGUMENTS = ("initial_state", "output_final_state", "cu_seqlens", "state", "final_state")
 _GENERATED = ("torch", "triton", "tl", "math", "SPEC", "CONFIGS")
 _CONSTANTS = ("inf", "pi")
+_LAUNCH = ("self", "grid", "warmup", "num_warps", "num_stages", "num_ctas", "maxnreg", "debug")
 
 
 def check_name(name: str, span: Span, what: str) -> None:
@@ -63,6 +64,8 @@ def check_name(name: str, span: Span, what: str) -> None:
         reason = "an argument or result of every operator"
     elif name in _GENERATED:
         reason = "a name the generated file needs"
+    elif what == "An axis" and name in _LAUNCH:
+        reason = "an argument of every kernel launch"
     elif what == "An axis" and name in ("B", "T"):
         reason = "the batch axis" if name == "B" else "the time axis"
     if reason:
