@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from seqgen.build import compile_spec
+from seqgen.build import analyse_spec, compile_spec
 from seqgen.errors import SpecError
 from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
+from seqgen.plan.choose import choose_schedule
 from seqgen.spec.functions import FUNCTIONS
 from seqgen.spec.loader import SECTIONS, load_spec, parse_spec
 
@@ -87,6 +88,24 @@ def test_commands_in_the_readme_are_one_line_each() -> None:
     assert first.count("\n") == second.count("\n") == 1
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert set(second.strip().split(" && ")) <= set(script)
+
+
+SCHEDULES = {
+    "chunkwise": ["linear_attention", "retnet", "simple_gla", "mamba2_ssd"],
+    "token-serial": [
+        *("gla", "hgrn2", "rwkv6", "delta_rule", "gated_delta_rule", "rwkv7"),
+        *("hgrn", "selective_scan", "saturating_memory"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("word", "names"), SCHEDULES.items())
+def test_schedules_in_the_readme_are_those_that_operators_get(word: str, names: list[str]) -> None:
+    """A new schedule makes this fail: README's table has to say so."""
+    expected = {"chunkwise": "linear", "token-serial": "recurrent"}[word]
+    for name in names:
+        recurrence, structure = analyse_spec(load_spec(ROOT / "examples" / f"{name}.yaml"))
+        assert choose_schedule(recurrence, structure).name == expected, name
 
 
 def test_links_lead_somewhere() -> None:
