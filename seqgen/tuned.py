@@ -38,7 +38,9 @@ def tuned_configs(gpu: Gpu, location: str | None = None, frozen: bool = False) -
                     module.name, space.kernel, space.role, module.spec_hash, module.source
                 )
                 found[space.kernel] = _entries(store, key, space, gpu)
-        missing = [kernel for kernel, entries in found.items() if not entries]
+        # The universal kernels stand by for sizes that a faster schedule does not take.
+        own = [kernel for kernel in found if kernel.startswith(schedule.name)]
+        missing = [kernel for kernel in own if not found[kernel]]
         if frozen and missing:
             raise SeqgenError(
                 f"'{module.name}' has no tuned configuration on {gpu.name} for "
