@@ -53,6 +53,8 @@ def _report(compiled: Compiled, file: Path, gpu: Gpu, dtype: str, started: float
     lines = compiled.module.source.count("\n")
     print(f"{name}: family {compiled.structure.family}, schedule {compiled.schedule.name}")
     print(f"  wrote {file} ({lines} lines)")
+    for note in compiled.schedule.notes:
+        print(f"  Note: {note}", file=sys.stderr)
 
     def progress(done: int, count: int) -> None:
         if sys.stderr.isatty():

@@ -156,6 +156,7 @@ def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
     lines = [f"{schedule.name}{f': {what}' if what else ''}"]
     if schedule.name == "recurrent" and structure.family != "recurrent":
         lines.append(f"no faster schedule takes this form of '{structure.family}' yet")
+    lines += schedule.notes
     defaults = {space.kernel: space.default for space in schedule.spaces}
     rows = [
         [part.name, ", ".join(f"{k}={v}" for k, v in defaults.get(part.name, {}).items())]

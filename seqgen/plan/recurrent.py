@@ -34,15 +34,16 @@ def plan_recurrent(recurrence: Recurrence) -> SchedulePlan:
         backward_call=_backward_call(program, backward),
         spaces=(
             KernelSpace("operator", "bwd", (Knob("C", (16, 32, 64, 128)),), {"C": 32}),
-            _space(forward.name, "fwd", _default(program, 8, 512, 1024)),
+            _space(forward.name, "fwd", _default(program, 8, 1024, 1024)),
             _space(backward.name, "bwd", _default(program, 16, 1024, 512)),
         ),
+        notes=program.notes(),
     )
 
 
 def _space(kernel: str, role: Literal["fwd", "bwd"], default: dict[str, int]) -> KernelSpace:
     """Blocks around the default, one warp to sixteen."""
-    values = {"num_warps": (1, 2, 4, 8, 16), "num_stages": (1, 2, 3)}
+    values = {"num_warps": (1, 2, 4, 8, 16), "num_stages": (1, 2, 3, 4, 6)}
     knobs = [
         Knob(name, values.get(name, tuple(v for v in BLOCKS if value // 8 <= v <= value * 8)))
         for name, value in default.items()
@@ -66,7 +67,9 @@ def _default(program: Program, least: int, lanes: int, per_warp: int) -> dict[st
         tiles = program.largest_tiles()
         tile = max((elements([program.recurrence.axis(a) for a in t]) for t in tiles), default=1)
     warps = min(16, max(1, tile // per_warp))
-    return {**config, "num_warps": warps, "num_stages": 2}
+    # Prefetched tokens wait in shared memory; so do states that the backward restores.
+    stages = 3 if tile <= 2048 else 2 if tile <= 8192 else 1
+    return {**config, "num_warps": warps, "num_stages": stages}
 
 
 def _forward_call(program: Program) -> tuple[str, ...]:

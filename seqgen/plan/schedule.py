@@ -25,7 +25,7 @@ class SchedulePlan:
     ``want_final`` and ``sizes``; ``backward_call`` sets ``gradients``, one per argument and
     initial state, from the same names and ``d_<output>``, ``d_<state>_final`` (None if absent).
     ``spaces`` declares the knobs of each kernel, with the configuration for where nothing was
-    tuned.
+    tuned. ``notes`` are sentences that a user should read when the operator is built.
     """
 
     name: str
@@ -34,3 +34,4 @@ class SchedulePlan:
     forward_call: tuple[str, ...]
     backward_call: tuple[str, ...]
     spaces: tuple[KernelSpace, ...]
+    notes: tuple[str, ...] = ()

@@ -161,7 +161,7 @@ def plan_tiling(recurrence: Recurrence, axes: AxisPlan | None = None) -> Tiling:
     used = _used_axes(recurrence)
     parents = {parent: child for parent, child in axes.parents if parent in used}
     block = _block_axis(recurrence, axes, parents)
-    order = _memory_order(recurrence)
+    order = _memory_order(recurrence, block)
     dims, scalars, factors, relations, knobs = [], [], [], [], []
     for name in order:
         if name in axes.coupled:
@@ -235,16 +235,19 @@ def _block_axis(recurrence: Recurrence, axes: AxisPlan, parents: dict[str, str])
     that lies before them (heads) is cut only if the coupled tile alone is too small for a warp.
     """
     layouts = [[s.axes for s in recurrence.states], [o.axes for o in recurrence.outputs]]
+    heads: set[str] = set()
     for group in layouts:
         best: tuple[int, str] | None = None
         for layout in group:
             free = [name for name in layout if name in axes.grid and name not in parents]
+            free = [name for name in free if name not in heads]
             coupled = [a for a in layout if a in axes.coupled]
             if not free:
                 continue
             name = free[-1]
             before = any(layout.index(a) > layout.index(name) for a in coupled)
             if before and elements([recurrence.axis(a) for a in coupled]) > 64:
+                heads.update(free)
                 continue
             size = elements([recurrence.axis(a) for a in layout])
             if best is None or size > best[0]:
@@ -254,9 +257,10 @@ def _block_axis(recurrence: Recurrence, axes: AxisPlan, parents: dict[str, str])
     return None
 
 
-def _memory_order(recurrence: Recurrence) -> list[str]:
-    """All axes; those of the largest state last and in its order."""
+def _memory_order(recurrence: Recurrence, block: str | None) -> list[str]:
+    """All axes; those of the largest state last and in its order, one with the block if any."""
     owners: list[State | Output] = list(recurrence.states) or list(recurrence.outputs)
+    owners = [owner for owner in owners if block in owner.axes] or owners
     main = max(owners, key=lambda o: elements([recurrence.axis(a) for a in o.axes]))
     rest = [axis.name for axis in recurrence.axes if axis.name not in main.axes]
     return [*rest, *main.axes]
