@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.linear import plan_linear
@@ -16,4 +18,4 @@ def choose_schedule(recurrence: Recurrence, structure: Structure) -> SchedulePla
     """
     universal = plan_recurrent(recurrence)
     fast = plan_linear(recurrence, structure, universal)
-    return universal if isinstance(fast, str) else fast
+    return replace(universal, reason=fast) if isinstance(fast, str) else fast

@@ -14,7 +14,7 @@ from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.knobs import KernelSpace, Knob
 from seqgen.plan.linear_epilogue import Epilogue, plan_epilogue
-from seqgen.plan.linear_kernels import plan_kernels
+from seqgen.plan.linear_kernels import plan_kernels, value_extra
 from seqgen.plan.linear_roles import Leaf, NoFastFormError, Role, Roles, find_roles
 from seqgen.plan.linear_rows import Rows, plan_rows
 from seqgen.plan.linear_tiles import TilesPlan, sizes_text, unique
@@ -192,6 +192,7 @@ class _Builder:
         tiles = [self.local(f"d_{role.name}") for role in roles.tiles]
         sizes = sizes_text(roles, parent=False)[1]
         head, _, extent = sizes.split(", ")
+        extra = self.extra
         lines = self.row_lines()
         lines += [
             f"if {output} is None:",
@@ -207,11 +208,11 @@ class _Builder:
             f"    {final} = {final}.contiguous()",
             f"{states}, {d_states}, {self.local('d_initial')} = launch_linear_states(",
             f"    {query}, {key}, {value}, {d_read}, {decay}, {write}, {read}, {self.names[-1]},",
-            f"    {final}, {self.common}",
+            f"    {final}, {self.common}{f', {states}' if self.epilogue.recompute else ''}",
             ")",
             f"{', '.join(tiles)}, {sums} = launch_linear_backward(",
             f"    {query}, {key}, {value}, {d_read}, {decay}, {write}, {read}, {states},",
-            f"    {d_states}, {self.common}",
+            f"    {d_states},{f' {extra},' if extra else ''} {self.common}",
             ")",
         ]
         if rows.backward is not None:
@@ -227,6 +228,14 @@ class _Builder:
             ]
         return [*lines, "return (", *self.gradient_lines(tiles), ")"]
 
+    @property
+    def extra(self) -> str:
+        """Gradient of the values through the output, which the backward kernel adds."""
+        leaf = self.roles.tiles[2].leaf
+        if leaf is None or not value_extra(self.roles, self.epilogue):
+            return ""
+        return self.local(f"end_{leaf.tensor.name}")
+
     def epilogue_lines(self, d_read: str) -> list[str]:
         epilogue, found = self.epilogue, self.local("found")
         assert epilogue.backward is not None
@@ -234,7 +243,7 @@ class _Builder:
         arguments = [self.io(), *_names(epilogue.backward_leaves), d_read]
         if epilogue.recompute:
             lines += [
-                f"{found} = None",
+                f"{self.local('states')} = {found} = None",
                 f"if {epilogue.recompute}:",
                 f"    {self.state_line('_')}",
                 f"    {found} = {self.output_call('False')}",
@@ -259,7 +268,7 @@ class _Builder:
             parts = []
             if leaf in rows.gradients:
                 parts.append(self.local(f"rows_{tensor.name}"))
-            if leaf in self.epilogue.gradients:
+            if leaf in self.epilogue.gradients and self.local(f"end_{tensor.name}") != self.extra:
                 parts.append(self.local(f"end_{tensor.name}"))
             if tensor.value not in rows.covered:
                 parts += [

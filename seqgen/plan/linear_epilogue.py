@@ -121,7 +121,7 @@ def _adjoint(
 ) -> Adjoint:
     seeds = {result: Ref(_seed(roles), (roles.head, roles.value))}
     wrt = [source, *(Ref(leaf.tensor.value, leaf.axes) for leaf in leaves)]
-    order = tuple(axis.name for axis in roles.recurrence.axes)
+    order = (roles.head, *(axis.name for axis in roles.recurrence.axes))
     return reverse_mode(program, seeds, wrt, order)
 
 

@@ -49,6 +49,8 @@ class LinearPlan:
     epilogue_tensors: Lines
     epilogue_values: Lines
     # The backward kernel's variants.
+    value_extra: bool
+    extra_argument: str
     backward_parameters: Lines
     rows_lines: Lines
     weights_t: Lines
@@ -63,6 +65,7 @@ def plan_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> LinearPlan:
     """The plan of all large kernels."""
     rec, state = roles.recurrence, roles.state
     decay, write, read = (x is not None for x in (roles.decay, roles.write, roles.read))
+    extra = value_extra(roles, epilogue)
     headed = state.axes[0] == roles.head
     key_first = state.axes.index(roles.key) < state.axes.index(roles.value)
     places = ['sizes["sequences"]', *(["H"] if headed else [])]
@@ -103,7 +106,9 @@ def plan_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> LinearPlan:
         epilogue_note=", or what was read if not ``epilogue``" if epilogue.lines else "",
         epilogue_tensors=epilogue.launch,
         epilogue_values=epilogue.values,
-        backward_parameters=_backward_parameters(roles, decay, write, read),
+        value_extra=extra,
+        extra_argument=" extra," if extra else "",
+        backward_parameters=_backward_parameters(roles, decay, write, read, extra),
         rows_lines=_rows_lines(rows, decay, write, read),
         weights_t=_weights_t(decay, read),
         carry_out=_carry_out(rows, decay, write),
@@ -132,7 +137,13 @@ def _scale(expr: Expr) -> str:
     return f"({first} {HOST[expr.op]} {rest[0]})" if rest else HOST[expr.op].format(first)
 
 
-def _backward_parameters(roles: Roles, decay: bool, write: bool, read: bool) -> Lines:
+def value_extra(roles: Roles, epilogue: Epilogue) -> bool:
+    """Whether the value is a tensor that the output reads as well, with a gradient of its own."""
+    leaf = roles.tiles[2].leaf
+    return leaf is not None and leaf in epilogue.gradients
+
+
+def _backward_parameters(roles: Roles, decay: bool, write: bool, read: bool, extra: bool) -> Lines:
     lines = [
         f"q_ptr,  # {_operand(roles, roles.tiles[0])}",
         f"k_ptr,  # {_operand(roles, roles.tiles[1])}",
@@ -146,6 +157,7 @@ def _backward_parameters(roles: Roles, decay: bool, write: bool, read: bool) -> 
     lines += [
         "states_ptr,  # [chunks, H, K, V], before each chunk",
         "d_states_ptr,  # [chunks, H, K, V], gradient of the state after each chunk",
+        *["extra_ptr,  # [B, T, H, V], gradient of the values through the output"] * extra,
         "d_q_ptr,  # [B, T, H, K]",
         "d_k_ptr,  # [B, T, H, K]",
         "d_v_ptr,  # [B, T, H, V]",
@@ -167,7 +179,7 @@ def _rows_lines(rows: Rows, decay: bool, write: bool, read: bool) -> Lines:
     lines = []
     if decay:
         lines += [
-            'EXACT: tl.constexpr = PRECISION != "half"',
+            'EXACT: tl.constexpr = PRECISION == "tf32x3"',
             "high, low = load_decay(decay_ptr, chunk, h, i, PLANE, H, EXACT)",
             "end_high, end_low = load_decay(decay_ptr, chunk, h, 63, PLANE, H, EXACT)",
             "suffix = tl.exp2((end_high - high) + (end_low - low))",

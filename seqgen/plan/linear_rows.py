@@ -192,7 +192,7 @@ def _backward(
         axes = (roles.head,) if axis is None else (roles.head, axis)
         seeds[value.name] = Ref(unique(f"d_{value.name}", taken), axes)
     wrt = [Ref(leaf.tensor.value, leaf.axes) for leaf in leaves]
-    order = tuple(axis.name for axis in roles.recurrence.axes)
+    order = (roles.head, *(axis.name for axis in roles.recurrence.axes))
     adjoint = reverse_mode(program, seeds, wrt, order)
     found = [(leaf, adjoint.gradient(leaf.tensor.value)) for leaf in leaves]
     found = [(leaf, gradient) for leaf, gradient in found if gradient != Number(0.0)]
@@ -211,7 +211,7 @@ def _backward(
     weights = [v.kind for v in values if v.kind in ("write", "read")]
     decay = any(v.kind == "decay" and seeds[v.name].name in reads for v in values)
     if decay or any(seeds[v.name].name in reads for v in values if v.kind in weights):
-        builder.tensor("sums", "[planes, chunks, H, 64]", "sums")
+        builder.tensor("sums_ptr", "[planes, chunks, H, 64]", "sums")
     rows = "in_rows, m_h, i, PLANE, NB"
     dims = scope.tiling.tile(("T", roles.head))
     decayed = any(v.kind == "decay" for v in values) and decay

@@ -163,7 +163,9 @@ class Scope:
             tensor, dims = leaf.tensor, self.dims(leaf)
             first = ("(first + rows)" if self.fused else "row") if leaf.timed else ""
             place = self.place(dims, leaf.axes, leaf.lead, first)
-            line = f"{self.name(tensor.value)} = {self.load(f'{tensor.name}_ptr', place, dims)}"
+            line = (
+                f"{self.name(tensor.value)} = {self.load(pointer_name(tensor.name), place, dims)}"
+            )
             if tensor.required:
                 lines.append(line)
                 continue
@@ -224,12 +226,17 @@ def shape_comment(roles: Roles, leaf: Leaf) -> str:
 
 def leaf_parameters(roles: Roles, leaves: Iterable[Leaf]) -> list[str]:
     """Signature lines of tensors."""
-    return [f"{leaf.tensor.name}_ptr,  # {shape_comment(roles, leaf)}" for leaf in leaves]
+    return [f"{pointer_name(leaf.tensor.name)},  # {shape_comment(roles, leaf)}" for leaf in leaves]
 
 
 def flags(leaves: Iterable[Leaf]) -> list[str]:
     """Constexpr flags of optional tensors."""
     return [present(leaf.tensor.name) for leaf in leaves if not leaf.tensor.required]
+
+
+def pointer_name(name: str) -> str:
+    """A tensor's name in a kernel's signature."""
+    return unique(f"{name}_ptr", TEMPLATE_NAMES)
 
 
 def argument(name: str) -> str:
@@ -267,7 +274,7 @@ class TilesBuilder:
 
     def tensor(self, parameter: str, comment: str, argument: str) -> None:
         """A pointer that the launcher is given."""
-        self.parameters.append(f"{parameter}_ptr,  # {comment}")
+        self.parameters.append(f"{parameter},  # {comment}")
         self.arguments.append(argument)
         self.launch.append(f"{argument},")
 
@@ -276,7 +283,7 @@ class TilesBuilder:
         leaves = tuple(leaves)
         for leaf in leaves:
             name = argument(leaf.tensor.name)
-            self.tensor(leaf.tensor.name, shape_comment(self.scope.roles, leaf), name)
+            self.tensor(pointer_name(leaf.tensor.name), shape_comment(self.scope.roles, leaf), name)
             if not leaf.tensor.required:
                 self.flags[present(leaf.tensor.name)] = f"{name} is not None"
         self.loads += self.scope.leaf_lines(leaves)
@@ -293,7 +300,7 @@ class TilesBuilder:
         """Loads the gradient of a tile [B, T, H, axis]; None counts as zero."""
         scope, head = self.scope, self.scope.roles.head
         size = scope.tiling.any(axis).size
-        self.tensor(name, f"[B, T, H, {size}]", argument)
+        self.tensor(f"{name}_ptr", f"[B, T, H, {size}]", argument)
         dims = scope.tiling.tile(("T", head, axis))
         place = scope.place(dims, (head, axis), "H", "row")
         self.loads.append(f"{name} = {scope.load(f'{name}_ptr', place, dims)}")

@@ -90,9 +90,11 @@ def state_tile(
 
 @triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
-    """a b in fp32; fp32 operands in three tf32 products."""
+    """a b in fp32; fp32 operands in three tf32 products, half ones as they are or widened."""
     if PRECISION == "half":
         return tl.dot(a, b)
+    elif PRECISION == "widened":
+        return tl.dot(a.to(tl.float32), b.to(tl.float32))
     else:
         return tl.dot(a, b, input_precision=PRECISION)
 
@@ -102,5 +104,7 @@ def dot_add(a, b, c, PRECISION: tl.constexpr):
     """c + a b in fp32."""
     if PRECISION == "half":
         return tl.dot(a, b, c)
+    elif PRECISION == "widened":
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), c)
     else:
         return tl.dot(a, b, c, input_precision=PRECISION)

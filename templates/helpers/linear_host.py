@@ -58,20 +58,29 @@ def launch_linear_slots(cu_seqlens, sizes):
     if cu_seqlens is None:
         per_sequence = triton.cdiv(n_tokens, 64)
         return _Chunks(n_sequences * per_sequence, per_sequence, None, None)
-    count = n_tokens // 64 + n_sequences
+    count = n_tokens // 64 + n_sequences if n_sequences else 0
     starts = cu_seqlens.new_empty(max(n_sequences, 1), dtype=torch.int32)
     owners = cu_seqlens.new_empty(max(count, 1), dtype=torch.int32)
     if n_sequences:
-        grid = _grid(n_sequences)  # noqa: F821
-        linear_slots_kernel[grid](
-            cu_seqlens, starts, owners, n_tokens, n_sequences, count, BLOCK=256, num_warps=4
+        linear_slots_kernel[_grid(n_sequences)](  # noqa: F821
+            cu_seqlens,
+            starts,
+            owners,
+            n_tokens,
+            n_sequences,
+            count,
+            BLOCK=256,
+            num_warps=4,
+            enable_fp_fusion=True,
         )
     return _Chunks(count, 0, starts, owners)
 
 
 def _precision(dtype):
-    """How ``dot`` multiplies."""
-    return "tf32x3" if dtype == torch.float32 else "half"
+    """How ``dot`` multiplies; Triton's interpreter has no bf16 products."""
+    if dtype == torch.float32:
+        return "tf32x3"
+    return "widened" if _INTERPRET else "half"  # noqa: F821
 
 
 def _block(wanted, size, dtype, limit):
@@ -82,10 +91,15 @@ def _block(wanted, size, dtype, limit):
 
 def _launch_options(config):
     """Launch options of a configuration; a register limit of 0 is none."""
-    options = {"num_warps": config["num_warps"]}
+    options = {"num_warps": config["num_warps"], "enable_fp_fusion": True}
     if config.get("maxnreg"):
         options["maxnreg"] = config["maxnreg"]
     return options
+
+
+def _aligned(tensor):
+    """Whether a tensor starts where descriptors may start, at 16 bytes."""
+    return tensor.storage_offset() * tensor.element_size() % 16 == 0
 
 
 def _rows_descriptor(tensor, columns):

@@ -22,7 +22,7 @@ def linear_walk(
     """
     NK: tl.constexpr = (K + BK - 1) // BK
     NV: tl.constexpr = (V + BV - 1) // BV
-    EXACT: tl.constexpr = PRECISION != "half"
+    EXACT: tl.constexpr = PRECISION == "tf32x3"
     i_k = pid % NK
     i_v = (pid // NK) % NV
     h = (pid // (NK * NV)) % H

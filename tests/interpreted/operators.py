@@ -82,17 +82,31 @@ def error(value, truth):
 
 
 def compare(
-    module, recurrence, tensors, states, cu_seqlens=None, seeds=None, limit=1e-5, limits=None
+    module,
+    recurrence,
+    tensors,
+    states,
+    cu_seqlens=None,
+    seeds=None,
+    limit=1e-5,
+    limits=None,
+    dtype=torch.float32,
 ):
     """Everything against the truth: results, final states, all gradients.
 
     ``seeds`` names the results that have a cotangent, all of them if None; ``limits`` has limits
-    of single results.
+    of single results. The operator runs in ``dtype``, on values that ``dtype`` can hold.
     """
 
-    def both(run, dtype):
-        leaves = {n: t.to(dtype).requires_grad_() for n, t in tensors.items()}
-        initial = {n: s.to(dtype).requires_grad_() for n, s in states.items()}
+    declared = {t.name for t in recurrence.tensors if t.dtype or t.kind == "parameter"}
+    wide = torch.promote_types(dtype, torch.float32)
+    tensors = {n: t if n in declared else t.to(dtype) for n, t in tensors.items()}
+
+    def both(run, narrow, wide):
+        leaves = {
+            n: t.to(wide if n in declared else narrow).requires_grad_() for n, t in tensors.items()
+        }
+        initial = {n: s.to(wide).requires_grad_() for n, s in states.items()}
         outputs, finals = run(leaves, initial)
         every = {**outputs, **{f"{n}_final": s for n, s in finals.items()}}
         chosen = {n: c for n, c in weights(every).items() if n != "position_final"}
@@ -102,8 +116,10 @@ def compare(
         found = gradients(every, wanted, chosen)
         return {**every, **{f"gradient of {n}": g for n, g in found.items()}}
 
-    truth = both(lambda t, s: interpreter.run(recurrence, t, s, cu_seqlens), torch.float64)
-    value = both(lambda t, s: call(module, recurrence, t, s, cu_seqlens), torch.float32)
+    truth = both(
+        lambda t, s: interpreter.run(recurrence, t, s, cu_seqlens), torch.float64, torch.float64
+    )
+    value = both(lambda t, s: call(module, recurrence, t, s, cu_seqlens), dtype, wide)
     wrong = {n: error(value[n], truth[n].expand(value[n].shape)) for n in truth}
     limits = limits or {}
     wrong = {name: size for name, size in wrong.items() if not size <= limits.get(name, limit)}

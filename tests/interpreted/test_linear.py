@@ -9,7 +9,7 @@ import torch
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
-from seqgen.spec.loader import load_spec
+from seqgen.spec.loader import load_spec, parse_spec
 from tests.interpreted.operators import build, compare
 from tests.reference.samples import draw, draw_states
 
@@ -33,9 +33,9 @@ def check(
     count = batch if borders is None else len(borders) - 1
     states = draw_states(op, count, sizes=sizes) if options.pop("initial", True) else {}
     cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
-    seeds = options.pop("seeds", None)
+    seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
     module = build(op, schedule, folder, **{"num_warps": 4, **options})
-    return compare(module, op, tensors, states, cu_seqlens, seeds, 1e-4, limits)
+    return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,62 @@ def test_few_tokens_and_none_run_serially(tmp_path):
 def test_only_the_final_state_has_a_gradient(tmp_path):
     check(example("simple_gla"), tmp_path, seeds=["S_final"])
     check(example("mamba2_ssd"), tmp_path, seeds=["y"])
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "mamba2_ssd"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_dtypes(name, dtype, tmp_path):
+    # The interpreter cuts bf16 off where GPUs round: twice the error.
+    limits = dict.fromkeys(("gradient of g", "gradient of A", "gradient of dt_bias"), 0.02)
+    limits["gradient of dt"] = 0.02
+    limit = 0.012 if dtype == torch.bfloat16 else 0.005
+    check(example(name), tmp_path, 130, 1, dtype=dtype, limits=limits, limit=limit)
+
+
+COMPUTED = """
+operator: computed_tiles
+axes:   {K: 16, V: 16}
+inputs: {q: [H, K], k: [H, K], a: [H, K], v: [H, V], u: [V], i: [H]}
+parameters: {b: [H, V], c: [K]}
+state:  {S: [H, V, K]}
+let:
+  q: silu(q) * c
+  f: sigmoid(i)
+update: ["S = f * S + (1 - f) * tanh(k * a) * (v + u + b)"]
+output: {o: "tanh(sum(q * S, K)) * f + b * v"}
+"""
+
+
+def test_tiles_that_are_no_tensors(tmp_path):
+    op = lower(parse_spec(COMPUTED, "computed.yaml"))
+    check(op, tmp_path)
+    check(op, tmp_path, length=100, batch=1, borders=[0, 30, 100])
+
+
+HEADLESS = """
+operator: headless
+axes:   {K: 16, V: 16}
+inputs: {q: [K], k: [K], v: [V], g: {axes: [], range: [-.inf, 0]}}
+state:  {S: [K, V]}
+update: ["S = exp(g) * S + k * v"]
+output: {o: "sum(q * S, K)"}
+"""
+
+
+def test_without_heads(tmp_path):
+    check(lower(parse_spec(HEADLESS, "headless.yaml")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gla", "the decay is per key"),
+        ("rwkv6", "the decay is per key"),
+        ("linear_attention_normalised", "there are several states"),
+        ("gated_delta_rule", "the family is delta"),
+    ],
+)
+def test_what_is_not_covered_says_why(name, reason):
+    op = example(name)
+    schedule = choose_schedule(op, analyse(op))
+    assert (schedule.name, schedule.reason) == ("recurrent", reason)
