@@ -17,5 +17,7 @@ def choose_schedule(recurrence: Recurrence, structure: Structure) -> SchedulePla
     Every operator has the universal one; decode steps use it in every file.
     """
     universal = plan_recurrent(recurrence)
+    if structure.family != "linear":
+        return universal
     fast = plan_linear(recurrence, structure, universal)
     return replace(universal, reason=fast) if isinstance(fast, str) else fast

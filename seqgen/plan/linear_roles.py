@@ -125,7 +125,6 @@ def _require(condition: bool, reason: str) -> None:
 
 
 def _component(recurrence: Recurrence, structure: Structure) -> Component:
-    _require(structure.family == "linear", f"the family is {structure.family}")
     _require(len(recurrence.states) == 1, "there are several states")
     (component,) = structure.components
     form = component.form

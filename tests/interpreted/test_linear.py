@@ -172,7 +172,6 @@ def test_without_heads(tmp_path):
         ("gla", "the decay is per key"),
         ("rwkv6", "the decay is per key"),
         ("linear_attention_normalised", "there are several states"),
-        ("gated_delta_rule", "the family is delta"),
     ],
 )
 def test_what_is_not_covered_says_why(name, reason):
