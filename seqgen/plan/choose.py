@@ -20,4 +20,7 @@ def choose_schedule(recurrence: Recurrence, structure: Structure) -> SchedulePla
     if structure.family != "linear":
         return universal
     fast = plan_linear(recurrence, structure, universal)
-    return replace(universal, reason=fast) if isinstance(fast, str) else fast
+    if isinstance(fast, str):
+        note = f"The linear family's chunkwise schedule does not cover this operator: {fast}."
+        return replace(universal, notes=(*universal.notes, note))
+    return fast

@@ -104,6 +104,7 @@ class _Builder:
             forward_call=_choice(forward, universal.forward_call),
             backward_call=_choice(backward, universal.backward_call),
             spaces=(*_spaces(t for t in small if t is not None), *universal.spaces),
+            notes=universal.notes,
         )
 
     # Calls ------------------------------------------------------------------------------------
