@@ -112,10 +112,10 @@ def _case(
         value = random_values(shape, tensor["range"], generator)
         declared = tensor["kind"] == "parameter" or tensor["dtype"] == "float32"
         tensors[name] = value.to(torch.float32 if declared else io).to(device)
-    states = [
-        (0.1 * torch.randn(sequences, *(sizes[a] for a in axes), generator=generator)).to(device)
-        for axes in spec["states"].values()
-    ]
+    states = []
+    for name, axes in spec["states"].items():
+        state = 0.1 * torch.randn(sequences, *(sizes[a] for a in axes), generator=generator)
+        states.append((torch.full_like(state, 3) if name == "position" else state).to(device))
     packing = None if borders is None else torch.tensor(borders, device=device, dtype=torch.int32)
     operator = getattr(module, spec["operator"])
     reference = getattr(module, f"{spec['operator']}_reference")

@@ -19,9 +19,10 @@ class Argument:
 
     name: str
     layout: str  # "[B, T, H, K]"
-    layout_tuple: str  # '("B", "T", "H", "K")'
     required: bool
-    declared: bool  # float32 by declaration: the io dtype does not bind it
+    bound: str  # statement that learns or checks its sizes
+    bound_in_step: str  # the same without T
+    taken: str  # text that checks it and makes it contiguous
     about: str
 
 
@@ -31,6 +32,7 @@ class StateArgument:
 
     name: str
     label: str  # how messages call it
+    step_label: str
     layout: str
     layout_tuple: str
     shape: str  # 'sizes["N"], sizes["H"], ...'
@@ -67,6 +69,7 @@ class OpPlan:
     names: str
     first: str
     first_index: int
+    first_casts: bool
     size_checks: tuple[str, ...]
     state_names: str
     final_names: str
@@ -89,8 +92,7 @@ class OpPlan:
     step_results: str
     step_result_type: str
     fake_step_results: str
-    step_states: str
-    step_states_given: str
+    step_labels: str
     step_return: str
     step_result_docs: str
     typed_step_arguments: str
@@ -110,7 +112,6 @@ def plan_op(
             names and the cotangents ``d_<output>``, ``d_<state>_final``.
     """
     ordered = recurrence.argument_order()
-    arguments = tuple(_argument(tensor) for tensor in ordered)
     several = len(recurrence.states) > 1
     states = tuple(_state(state, several) for state in recurrence.states)
     outputs = tuple(
@@ -123,9 +124,10 @@ def plan_op(
         )
         for output in recurrence.outputs
     )
-    names = [a.name for a in arguments]
     io = [t.name for t in ordered if t.kind == "input" and t.dtype is None and t.required]
     first = io[0] if io else next(t.name for t in ordered if t.kind == "input")
+    arguments = tuple(_argument(tensor) for tensor in ordered)
+    names = [a.name for a in arguments]
     needed = [a.name for a in arguments if a.required]
     options = [a.name for a in arguments if not a.required]
     finals = [f"{s.name}_final" for s in states]
@@ -158,6 +160,7 @@ def plan_op(
         names=", ".join(names),
         first=first,
         first_index=names.index(first),
+        first_casts=bool(io),
         size_checks=_size_checks(recurrence),
         state_names=", ".join(f"{s.name}_0" for s in states),
         final_names=", ".join(finals),
@@ -168,7 +171,7 @@ def plan_op(
         several_states=several,
         final_value=f"{state_class}({', '.join(finals)})" if several else finals[0],
         given_states=(
-            f"(None,) * {len(states)} if initial_state is None else tuple(initial_state)"
+            f"(None,) * {len(states)} if initial_state is None else initial_state"
             if several
             else "(initial_state,)"
         ),
@@ -188,8 +191,7 @@ def plan_op(
         ),
         step_result_type="torch.Tensor" if single else _tuple_type(len(outputs)),
         fake_step_results="outputs[0]" if single else "tuple(outputs)",
-        step_states="tuple(state)" if several else "(state,)",
-        step_states_given="states" if several else "state",
+        step_labels="".join(f'"{s.step_label}", ' for s in states).rstrip(" "),
         step_return="outputs" if single else "*outputs",
         step_result_docs=", ".join(f"{o.name} {o.layout.replace(', T', '')}" for o in outputs),
         typed_step_arguments=_lines([*typed, *(f"{s.name}_0: torch.Tensor" for s in states)]),
@@ -228,11 +230,17 @@ def _names(axes: tuple[str, ...]) -> str:
 
 def _argument(tensor: Tensor) -> Argument:
     is_input = tensor.kind == "input"
+    declared = not is_input or tensor.dtype == "float32"
+    dtype = "torch.float32, also=io" if declared else "io, cast"
+    taken = f'_take(_NAME, "{tensor.name}", {tensor.name}, device, {dtype})'
+    if not tensor.required:
+        taken = f"None if {tensor.name} is None else {taken}"
     axes = (("B", "T") if is_input else ()) + tensor.axes
+    step_axes = (("B",) if is_input else ()) + tensor.axes
     about = []
     if not is_input:
         about.append("parameter")
-    if tensor.dtype == "float32" or not is_input:
+    if declared:
         about.append("float32 or the io dtype")
     if tensor.range is not None:
         about.append("promised to lie in [{}, {}]".format(*map(number, tensor.range)))
@@ -243,18 +251,28 @@ def _argument(tensor: Tensor) -> Argument:
     return Argument(
         tensor.name,
         _layout(axes),
-        _names(axes),
         tensor.required,
-        declared=not is_input or tensor.dtype == "float32",
+        _bound(tensor, axes),
+        _bound(tensor, step_axes),
+        taken,
         about=", ".join(about),
     )
+
+
+def _bound(tensor: Tensor, axes: tuple[str, ...]) -> str:
+    """The statement that binds ``tensor`` to ``axes``."""
+    text = f'_bind(_NAME, sizes, "{tensor.name}", {tensor.name}, {_names(axes)})'
+    return text if tensor.required else f"if {tensor.name} is not None:\n        {text}"
 
 
 def _state(state: State, several: bool) -> StateArgument:
     axes = ("sequences", *state.axes)
     init = f'float("{state.init}")' if abs(state.init) == float("inf") else repr(state.init)
     label = f"initial_state.{state.name}" if several else "initial_state"
-    return StateArgument(state.name, label, _layout(axes), _names(axes), _shape(axes), init)
+    step_label = f"state.{state.name}" if several else "state"
+    return StateArgument(
+        state.name, label, step_label, _layout(axes), _names(axes), _shape(axes), init
+    )
 
 
 def _size_checks(recurrence: Recurrence) -> tuple[str, ...]:

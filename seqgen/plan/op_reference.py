@@ -48,7 +48,7 @@ def plan_reference(recurrence: Recurrence, names: tuple[str, ...], first: str) -
         prologue=_prologue(recurrence),
         token=_token(recurrence, TorchPrinter(recurrence)),
         state_values=", ".join(s.name for s in states),
-        state_starts=", ".join(f"{s.name}_0{_to_printer(s, recurrence)}" for s in states),
+        state_starts=", ".join(_start(s, recurrence) for s in states),
         state_results=", ".join(f"{s.name}{_to_memory(s, recurrence)}" for s in states),
         outputs=outputs,
         stacked=", ".join(f"torch.stack({o.name}_all, 1)" for o in recurrence.outputs),
@@ -64,6 +64,12 @@ def _permute(have: tuple[str, ...], want: tuple[str, ...], lead: int) -> str:
         return ""
     dims = [*range(lead), *(lead + have.index(axis) for axis in want)]
     return f".permute({', '.join(map(str, dims))})"
+
+
+def _start(state: State, recurrence: Recurrence) -> str:
+    """Text of a state's start; a count of tokens has no gradient."""
+    count = ".detach()" if state.name == "position" else ""
+    return f"{state.name}_0{count}{_to_printer(state, recurrence)}"
 
 
 def _to_printer(state: State, recurrence: Recurrence) -> str:
