@@ -79,7 +79,6 @@ class OpPlan:
     state_docs: str
     several_states: bool
     final_value: str
-    given_states: str
     cast_results: str
     cotangent_names: str
     typed_arguments: str
@@ -170,11 +169,6 @@ def plan_op(
         state_docs=", ".join(f"{s.name} {s.layout}" for s in states),
         several_states=several,
         final_value=f"{state_class}({', '.join(finals)})" if several else finals[0],
-        given_states=(
-            f"(None,) * {len(states)} if initial_state is None else initial_state"
-            if several
-            else "(initial_state,)"
-        ),
         cast_results=", ".join(cast),
         cotangent_names=", ".join(f"d_{name}" for name in (*results, *finals)),
         typed_arguments=_lines([*typed, *(f"{s.name}_0: Optional[torch.Tensor]" for s in states)]),
