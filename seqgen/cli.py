@@ -127,4 +127,4 @@ def _gpus(_: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from seqgen.verify import run_verify
 
-    return run_verify(options.source, options.dtype or ["fp32", "bf16"], options.json)
+    return run_verify(options.source, options.dtype, options.json)

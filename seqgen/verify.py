@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from seqgen.errors import SeqgenError
+from seqgen.errors import SeqgenError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +43,15 @@ class Comparison:
         return self.error <= self.limit  # False for NaN
 
 
-def run_verify(source: Path, dtypes: list[str], as_json: bool) -> int:
+def run_verify(source: Path, dtypes: list[str] | None, as_json: bool) -> int:
     """Verify a spec or a built file; prints a table and returns the exit status."""
+    if dtypes is None:
+        dtypes = ["fp32", "bf16" if _has_gpu() else "fp16"]
+    elif "bf16" in dtypes and not _has_gpu():
+        # It keeps bf16 as integers and multiplies these in a matrix product.
+        raise UsageError(
+            "Triton's interpreter has no matrix products of bf16. Without a GPU, use fp32 or fp16."
+        )
     module = _load(source)
     comparisons = [c for dtype in dtypes for c in verify(module, dtype)]
     if as_json:

@@ -61,6 +61,14 @@ def test_wrong_arguments(
     assert shown.out == ""
 
 
+def test_interpreter_refuses_bf16(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("compiled kernels take bf16")
+    assert main(["verify", "spec.yaml", "--dtype", "bf16"]) == 2
+    assert "Without a GPU, use fp32 or fp16." in capsys.readouterr().err
+
+
 def test_check_goes_on_after_a_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "wrong.yaml").write_text(SPEC.replace("h + x", "h + y"), encoding="utf-8")
     assert main(["check", "wrong.yaml", "spec.yaml"]) == 2
@@ -84,9 +92,11 @@ def test_sizes_that_do_not_fit_are_a_message(
     pytest.importorskip("triton")
     (folder / "coupled.yaml").write_text(COUPLED, encoding="utf-8")
     assert main(["build", "coupled.yaml", "--gpu", "h100"]) == 1
-    assert capsys.readouterr().err == (
+    note, error = capsys.readouterr().err.splitlines()
+    assert note.startswith("  Note: The recurrent schedule keeps K = 512, V = 512 in one program")
+    assert error == (
         "seqgen: The kernels refuse these sizes. coupled: one program must hold all of [K, V] = "
-        "[512, 512], 262144 fp32 elements with padding; at most 16384 fit.\n"
+        "[512, 512], 262144 fp32 elements with padding; at most 16384 fit."
     )
 
 
