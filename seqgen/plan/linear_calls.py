@@ -1,0 +1,235 @@
+"""How the kernels of the linear schedule follow one another, in the generated file.
+
+A normaliser (a second state without the value axis, read with the same query) runs through the
+same kernels, with ones for values and one column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from seqgen.plan.linear_epilogue import Epilogue
+from seqgen.plan.linear_kernels import value_extra
+from seqgen.plan.linear_roles import Leaf, Role, Roles
+from seqgen.plan.linear_rows import Rows
+from seqgen.plan.linear_tiles import sizes_text, unique
+
+Lines = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CallsPlan:
+    """Everything that kernels/linear_calls.py.jinja places."""
+
+    arguments: str
+    cotangents: str
+    extents: str
+    forward: Lines
+    backward: Lines
+
+
+class Calls:
+    """Writes the two functions that launch everything."""
+
+    def __init__(self, roles: Roles, rows: Rows, epilogue: Epilogue) -> None:
+        self.roles, self.rows, self.epilogue = roles, rows, epilogue
+        rec = roles.recurrence
+        states = [state.name for state in rec.states]
+        self.arguments = [*(t.name for t in rec.argument_order()), *(f"{s}_0" for s in states)]
+        self.cotangents = [f"d_{roles.output.name}", *(f"d_{s}_final" for s in states)]
+        self.taken = {*self.arguments, *self.cotangents, "sizes", "cu_seqlens", "want_final"}
+        self.headed = roles.state.axes[0] == roles.head
+        self.initial = f"{roles.state.name}_0"
+
+    def local(self, name: str) -> str:
+        """A variable of the call functions."""
+        return unique(name, self.taken)
+
+    def plan(self) -> CallsPlan:
+        """The finished plan."""
+        roles = self.roles
+        extents = f'sizes["{roles.key}"], sizes["{roles.value}"]'
+        return CallsPlan(
+            arguments=", ".join(self.arguments),
+            cotangents=", ".join(self.cotangents),
+            extents=extents,
+            forward=tuple(self.forward()),
+            backward=tuple(self.backward()),
+        )
+
+    def operand(self, role: Role) -> str:
+        """Text of the tensor of a role, as [B, T, heads, axis]."""
+        if role.leaf is None:
+            return self.local(f"{role.name}_tile")
+        name = role.leaf.tensor.name
+        return name if role.leaf.lead != "1" else f"{name}.unsqueeze(2)"
+
+    def io(self) -> str:
+        """A tensor of the io dtype."""
+        tensors = [t for t in self.roles.recurrence.argument_order() if t.kind == "input"]
+        plain = [t.name for t in tensors if t.dtype is None and t.required]
+        return plain[0] if plain else tensors[0].name
+
+    @property
+    def factors(self) -> str:
+        """Decays and weights as arguments, None where there are none."""
+        roles = self.roles
+        given = (("decay", roles.decay), ("write", roles.write), ("read", roles.read))
+        return ", ".join(self.local(n) if value is not None else "None" for n, value in given)
+
+    @property
+    def common(self) -> str:
+        return f"{self.local('chunks')}, cu_seqlens, sizes"
+
+    def row_lines(self) -> list[str]:
+        rows, roles = self.rows, self.roles
+        lines = [f"{self.local('chunks')} = launch_linear_slots(cu_seqlens, sizes)"]
+        if rows.forward is None:
+            return lines
+        given = (("decay", roles.decay), ("write", roles.write), ("read", roles.read))
+        results = [self.local(name) for name, value in given if value is not None]
+        results += [self.operand(role) for role in rows.computed]
+        arguments = [self.io(), *_names(rows.arguments), self.common]
+        target = f"{', '.join(results)}," if len(results) == 1 else ", ".join(results)
+        lines.append(f"{target} = launch_linear_rows({', '.join(arguments)})")
+        return lines
+
+    def state_line(self, final: str) -> str:
+        _, key, value = (self.operand(role) for role in self.roles.tiles)
+        decay, write, _ = self.factors.split(", ")
+        want = "False" if final == "_" else "want_final"
+        return (
+            f"{self.local('states')}, {final} = launch_linear_state({key}, {value}, {decay}, "
+            f"{write}, {self.initial}, {self.common}, {want})"
+        )
+
+    def output_call(self, flag: str) -> str:
+        operands = [self.operand(role) for role in self.roles.tiles]
+        leaves = _names(self.epilogue.leaves)
+        arguments = [*operands, self.factors, self.local("states"), *leaves, self.common]
+        if self.epilogue.lines:
+            arguments.append(flag)
+        return f"launch_linear_output({', '.join(arguments)})"
+
+    def forward(self) -> list[str]:
+        final, output = self.local("final"), self.local("output")
+        return [
+            *self.row_lines(),
+            self.state_line(final),
+            f"{output} = {self.output_call('True')}",
+            f"return {output}{'' if self.headed else '.squeeze(2)'}, {final}",
+        ]
+
+    def backward(self) -> list[str]:
+        roles, rows = self.roles, self.rows
+        query, key, value = (self.operand(role) for role in roles.tiles)
+        output, final = self.cotangents[0], f"d_{roles.state.name}_final"
+        decay, write, read = self.factors.split(", ")
+        states, d_states = self.local("states"), self.local("d_states")
+        d_read, sums = self.local("d_read"), self.local("sums")
+        tiles = [self.local(f"d_{role.name}") for role in roles.tiles]
+        sizes = sizes_text(roles, parent=False)[1]
+        head, _, extent = sizes.split(", ")
+        extra = self.extra
+        lines = self.row_lines()
+        lines += [
+            f"if {output} is None:",
+            f'    {output} = {value}.new_zeros((sizes["B"], sizes["T"], {head}, {extent}))',
+            f"{d_read} = {output}.to({value}.dtype).contiguous()",
+        ]
+        if not self.headed:
+            lines.append(f"{d_read} = {d_read}.reshape({d_read}.shape[0], -1, 1, {extent})")
+        if self.epilogue.backward is not None:
+            lines += self.epilogue_lines(d_read)
+        lines += [
+            f"if {final} is not None:",
+            f"    {final} = {final}.contiguous()",
+            f"{states}, {d_states}, {self.local('d_initial')} = launch_linear_states(",
+            f"    {query}, {key}, {value}, {d_read}, {decay}, {write}, {read}, {self.initial},",
+            f"    {final}, {self.common}{f', {states}' if self.epilogue.recompute else ''}",
+            ")",
+            f"{', '.join(tiles)}, {sums} = launch_linear_backward(",
+            f"    {query}, {key}, {value}, {d_read}, {decay}, {write}, {read}, {states},",
+            f"    {d_states},{f' {extra},' if extra else ''} {self.common}",
+            ")",
+        ]
+        if rows.backward is not None:
+            arguments = [self.io(), *_names(rows.backward_arguments)]
+            arguments += [sums] if " sums," in rows.backward.arguments else []
+            arguments += [self.local(f"d_{role.name}") for role in rows.seeds]
+            results = ", ".join(self.local(f"rows_{name}") for name in _names(rows.gradients))
+            comma = "," if len(rows.gradients) == 1 else ""
+            lines += [
+                f"{results}{comma} = launch_linear_rows_backward(",
+                f"    {', '.join([*arguments, self.common])}",
+                ")",
+            ]
+        return [*lines, "return (", *self.gradient_lines(tiles), ")"]
+
+    @property
+    def extra(self) -> str:
+        """Gradient of the values through the output, which the backward kernel adds."""
+        leaf = self.roles.tiles[2].leaf
+        if leaf is None or not value_extra(self.roles, self.epilogue):
+            return ""
+        return self.local(f"end_{leaf.tensor.name}")
+
+    def epilogue_lines(self, d_read: str) -> list[str]:
+        epilogue, found = self.epilogue, self.local("found")
+        assert epilogue.backward is not None
+        lines = []
+        arguments = [self.io(), *_names(epilogue.backward_leaves), d_read]
+        if epilogue.recompute:
+            lines += [
+                f"{self.local('states')} = {found} = None",
+                f"if {epilogue.recompute}:",
+                f"    {self.state_line('_')}",
+                f"    {found} = {self.output_call('False')}",
+            ]
+            arguments.append(found)
+        results = [d_read, *(self.local(f"end_{n}") for n in _names(epilogue.gradients))]
+        comma = "," if len(results) == 1 else ""
+        return [
+            *lines,
+            f"{', '.join(results)}{comma} = launch_linear_epilogue_backward(",
+            f"    {', '.join([*arguments, self.common])}",
+            ")",
+        ]
+
+    def gradient_lines(self, tiles: list[str]) -> list[str]:
+        """One entry per tensor and for the initial state: the sum of its parts."""
+        roles, rows = self.roles, self.rows
+        lines = []
+        for tensor in roles.recurrence.argument_order():
+            leaf = roles.leaf(tensor.value)
+            assert leaf is not None
+            parts = []
+            if leaf in rows.gradients:
+                parts.append(self.local(f"rows_{tensor.name}"))
+            if leaf in self.epilogue.gradients and self.local(f"end_{tensor.name}") != self.extra:
+                parts.append(self.local(f"end_{tensor.name}"))
+            if tensor.value not in rows.covered:
+                parts += [
+                    name
+                    for role, name in zip(roles.tiles, tiles, strict=True)
+                    if role.leaf is not None and role.leaf.tensor.value == tensor.value
+                ]
+            lines.append(f"    {self.total(leaf, parts)},")
+        return [*lines, f"    {self.local('d_initial')},"]
+
+    def total(self, leaf: Leaf, parts: list[str]) -> str:
+        name = leaf.tensor.name
+        heads = {"1": "1", "HP": f'sizes["{self.roles.parent}"]'}
+        heads["H"] = sizes_text(self.roles, parent=False)[1].split(", ")[0]
+        folded = [
+            f"_fold_heads({part}{'' if leaf.timed else '.sum(1, keepdim=True)'}, {name}, "
+            f"{heads[leaf.lead]})"
+            for part in parts
+        ]
+        text = " + ".join(folded) or f"torch.zeros_like({name})"
+        return text if leaf.tensor.required else f"None if {name} is None else {text}"
+
+
+def _names(leaves: Iterable[Leaf]) -> list[str]:
+    return [leaf.tensor.name for leaf in leaves]
