@@ -112,13 +112,78 @@ class Calls:
             arguments.append(flag)
         return f"launch_linear_output({', '.join(arguments)})"
 
+    # The normaliser: values of one, one column.
+
+    @property
+    def norm_common(self) -> str:
+        return f"{self.local('chunks')}, cu_seqlens, {self.local('norm_sizes')}"
+
+    def norm_lines(self, want: str) -> list[str]:
+        """Its states, its final state, and what is read of it."""
+        state, read = self.roles.normaliser, self.roles.normaliser_read
+        if state is None or read is None:
+            return []
+        query, key, value = (self.operand(role) for role in self.roles.tiles)
+        decay, write, of_read = self.factors.split(", ")
+        ones, states = self.local("ones"), self.local("norm_states")
+        leaves = ["None" if leaf == read else leaf.tensor.name for leaf in self.epilogue.leaves]
+        arguments = [query, key, ones, decay, write, of_read, states, *leaves, self.norm_common]
+        return [
+            f'{self.local("norm_sizes")} = {{**sizes, "{self.roles.value}": 1}}',
+            f'{ones} = {value}.new_ones((sizes["B"], sizes["T"], 1, 1))',
+            f"{states}, {self.local('norm_final')} = launch_linear_state(",
+            f"    {key}, {ones}, {decay}, {write}, {state.name}_0, {self.norm_common}, {want}",
+            ")",
+            f"{read.tensor.name} = launch_linear_output({', '.join(arguments)}, False)",
+        ]
+
+    def norm_backward_lines(self) -> list[str]:
+        """Gradients through the normaliser, added to those of queries and keys."""
+        state, read = self.roles.normaliser, self.roles.normaliser_read
+        if state is None or read is None:
+            return []
+        query, key, value = (self.operand(role) for role in self.roles.tiles)
+        ones, states = self.local("ones"), self.local("norm_states")
+        d_states, d_read = self.local("d_norm_states"), self.local("d_norm_read")
+        d_query, d_key = self.local("d_query"), self.local("d_key")
+        n_query, n_key = self.local("norm_d_query"), self.local("norm_d_key")
+        final = f"d_{state.name}_final"
+        end = self.local(f"end_{read.tensor.name}")
+        given = f"{query}, {key}, {ones}, {d_read}, {self.factors}"
+        return [
+            f"if {final} is not None:",
+            f"    {final} = {final}.contiguous()",
+            f"{d_read} = {end}.to({value}.dtype).unsqueeze(-1)",
+            f"_, {d_states}, {self.local('d_norm_initial')} = launch_linear_states(",
+            f"    {given}, {state.name}_0, {final}, {self.norm_common}, {states}",
+            ")",
+            f"{n_query}, {n_key}, _, _ = launch_linear_backward(",
+            f"    {given}, {states}, {d_states}, {self.norm_common}",
+            ")",
+            f"{d_query} = {d_query} + {n_query}",
+            f"{d_key} = {d_key} + {n_key}",
+        ]
+
     def forward(self) -> list[str]:
         final, output = self.local("final"), self.local("output")
+        finals = [
+            final if state == self.roles.state else self.local("norm_final")
+            for state in self.roles.recurrence.states
+        ]
+        norm = self.norm_lines("want_final")
+        if norm:
+            state = self.roles.normaliser
+            assert state is not None
+            finals = [
+                f"None if {name} is None else {name}.squeeze(-1)" if name != final else name
+                for name in finals
+            ]
         return [
             *self.row_lines(),
+            *norm,
             self.state_line(final),
             f"{output} = {self.output_call('True')}",
-            f"return {output}{'' if self.headed else '.squeeze(2)'}, {final}",
+            f"return {output}{'' if self.headed else '.squeeze(2)'}, {', '.join(finals)}",
         ]
 
     def backward(self) -> list[str]:
@@ -132,7 +197,7 @@ class Calls:
         sizes = sizes_text(roles, parent=False)[1]
         head, _, extent = sizes.split(", ")
         extra = self.extra
-        lines = self.row_lines()
+        lines = [*self.row_lines(), *self.norm_lines("False")]
         lines += [
             f"if {output} is None:",
             f'    {output} = {value}.new_zeros((sizes["B"], sizes["T"], {head}, {extent}))',
@@ -154,6 +219,7 @@ class Calls:
             f"    {d_states},{f' {extra},' if extra else ''} {self.common}",
             ")",
         ]
+        lines += self.norm_backward_lines()
         if rows.backward is not None:
             arguments = [self.io(), *_names(rows.backward_arguments)]
             arguments += [sums] if " sums," in rows.backward.arguments else []
@@ -181,12 +247,12 @@ class Calls:
         lines = []
         arguments = [self.io(), *_names(epilogue.backward_leaves), d_read]
         if epilogue.recompute:
-            lines += [
-                f"{self.local('states')} = {found} = None",
-                f"if {epilogue.recompute}:",
-                f"    {self.state_line('_')}",
-                f"    {found} = {self.output_call('False')}",
-            ]
+            compute = [self.state_line("_"), f"{found} = {self.output_call('False')}"]
+            if epilogue.recompute != "True":
+                lines.append(f"{self.local('states')} = {found} = None")
+                lines.append(f"if {epilogue.recompute}:")
+                compute = [f"    {line}" for line in compute]
+            lines += compute
             arguments.append(found)
         results = [d_read, *(self.local(f"end_{n}") for n in _names(epilogue.gradients))]
         comma = "," if len(results) == 1 else ""
@@ -216,7 +282,10 @@ class Calls:
                     if role.leaf is not None and role.leaf.tensor.value == tensor.value
                 ]
             lines.append(f"    {self.total(leaf, parts)},")
-        return [*lines, f"    {self.local('d_initial')},"]
+        for state in roles.recurrence.states:
+            own = state == roles.state
+            lines.append(f"    {self.local('d_initial' if own else 'd_norm_initial')},")
+        return lines
 
     def total(self, leaf: Leaf, parts: list[str]) -> str:
         name = leaf.tensor.name

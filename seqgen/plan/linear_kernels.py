@@ -37,7 +37,7 @@ class LinearPlan:
     sizes: str
     state_shape: str
     scale: str
-    output_dtype: str
+    result_dtype: str
     planes: str
     # The output kernel's end.
     epilogue: Lines
@@ -73,6 +73,9 @@ def plan_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> LinearPlan:
     layout = f"[sequences, {', '.join(state.axes)}]"
     weights = write + read
     planes = f"{weights} * n_blocks"
+    result = "torch.float32" if roles.output.dtype == "float32" else "v.dtype"
+    if epilogue.lines and result == "v.dtype":
+        result = "v.dtype if epilogue else torch.float32"
     if rows.decay_gradient:
         planes = f"2 + {3 + weights} * n_blocks"
     return LinearPlan(
@@ -96,7 +99,7 @@ def plan_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> LinearPlan:
         sizes=sizes_text(roles, parent=False)[1],
         state_shape=f"({', '.join(places)})",
         scale=f"float({_scale(roles.scale)})",
-        output_dtype="torch.float32" if roles.output.dtype == "float32" else "v.dtype",
+        result_dtype=result,
         planes=planes,
         epilogue=epilogue.lines,
         epilogue_parameters=epilogue.parameters,

@@ -87,6 +87,8 @@ class Roles:
         lets: all ``let`` assignments, over the head axis.
         output: the only output; its value is over reads and tensors.
         source: name of the read in it.
+        normaliser: a second state without the value axis, or None; what is read of it is the
+            leaf ``normaliser_read``.
     """
 
     recurrence: Recurrence
@@ -104,6 +106,8 @@ class Roles:
     output: Output
     source: str
     leaves: tuple[Leaf, ...]
+    normaliser: State | None
+    normaliser_read: Leaf | None
 
     def leaf(self, value: str) -> Leaf | None:
         """The leaf whose value has this name."""
@@ -125,8 +129,11 @@ def _require(condition: bool, reason: str) -> None:
 
 
 def _component(recurrence: Recurrence, structure: Structure) -> Component:
-    _require(len(recurrence.states) == 1, "there are several states")
-    (component,) = structure.components
+    names = tuple(state.name for state in recurrence.states)
+    _require(len(names) == 1 or names in structure.fused, "there are several states")
+    matrices = [c for c in structure.components if c.family == "linear"]
+    _require(len(matrices) == 1 and len(names) < 3, "there are several matrix states")
+    (component,) = matrices
     form = component.form
     assert form is not None
     _require(len(form.steps) == 1, "a token takes several steps")
@@ -142,8 +149,8 @@ def _component(recurrence: Recurrence, structure: Structure) -> Component:
     _require(not read.before, "the state is read before the token's update")
     _require(not read.expand, "several queries share a state")
     _require(len(recurrence.outputs) == 1, "there are several outputs")
-    state = recurrence.states[0]
-    _require(state.init == 0.0, "the state does not start at zero")
+    state = recurrence.state(component.states[0])
+    _require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
     _require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
     wanted = (*form.head_axes, *form.value_axes)
     _require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
@@ -166,6 +173,7 @@ class _Finder:
         component = self.component
         (read,) = component.reads
         output = self.structure.outputs[0]
+        normaliser, found = self.normaliser(component)
         query, of_query = self.split(component.query, "query", self.key)
         key, of_key = self.split(component.key, "key", self.key)
         value, of_value = self.split(component.value, "value", self.value)
@@ -181,7 +189,7 @@ class _Finder:
         )
         return Roles(
             recurrence=self.rec,
-            state=self.rec.states[0],
+            state=self.rec.state(component.states[0]),
             head=self.head,
             parent=self.parent,
             key=self.key,
@@ -194,8 +202,25 @@ class _Finder:
             lets=lets,
             output=Output(output.name, output.axes, result, output.dtype),
             source=read.name,
-            leaves=tuple(self.leaf(t) for t in self.rec.tensors),
+            leaves=(*(self.leaf(t) for t in self.rec.tensors), *([found] if found else [])),
+            normaliser=normaliser,
+            normaliser_read=found,
         )
+
+    def normaliser(self, component: Component) -> tuple[State | None, Leaf | None]:
+        """The second state, if there is one, and its read as a tensor of one number per head."""
+        if len(self.rec.states) == 1:
+            return None, None
+        other = next(c for c in self.structure.components if c is not component)
+        state = self.rec.state(other.states[0])
+        _require(state.axes == (*self.heads, self.key), f"{state.name} has other axes")
+        _require(len(other.reads) == 1, f"{state.name} is read more than once")
+        (read,), (own,) = other.reads, component.reads
+        same = not read.before and not read.expand and read.weight == own.weight
+        _require(same, f"{state.name} is read with another query")
+        _require(other.value == Number(1.0), f"{state.name} takes something else than the key")
+        tensor = Tensor(read.name, self.heads, "input", read.name, dtype="float32")
+        return state, Leaf(tensor, "H" if self.heads else "1", self.heads)
 
     def leaf(self, tensor: Tensor) -> Leaf:
         axes = tensor.axes

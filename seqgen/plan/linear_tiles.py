@@ -206,10 +206,11 @@ def leaves_of(roles: Roles, program: Iterable[Assignment]) -> tuple[Leaf, ...]:
     nodes = [node for a in program for node in walk(a.value)]
     asked = {node.name for node in nodes if isinstance(node, IfPresent)}
     order = {t.name: n for n, t in enumerate(roles.recurrence.argument_order())}
+    last = len(order)  # what is read of a normaliser
     found = [
         leaf for leaf in roles.leaves if leaf.tensor.value in read or leaf.tensor.name in asked
     ]
-    return tuple(sorted(found, key=lambda leaf: order[leaf.tensor.name]))
+    return tuple(sorted(found, key=lambda leaf: order.get(leaf.tensor.name, last)))
 
 
 def axes_of(roles: Roles, exprs: Iterable[Expr]) -> tuple[str, ...]:

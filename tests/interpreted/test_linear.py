@@ -152,6 +152,20 @@ def test_tiles_that_are_no_tensors(tmp_path):
     check(op, tmp_path, length=100, batch=1, borders=[0, 30, 100])
 
 
+def positive(length, sizes, batch=1):
+    """Queries and keys after a feature map, so that the normaliser is far from zero."""
+    generator = torch.Generator().manual_seed(5)
+    shape = (batch, length, sizes["H"], sizes["K"])
+    return {n: torch.rand(shape, generator=generator, dtype=torch.float64) for n in ("q", "k")}
+
+
+@pytest.mark.parametrize("borders", [None, [0, 20, 20, 90]])
+def test_normaliser(borders, tmp_path):
+    op = example("linear_attention_normalised")
+    check(op, tmp_path, 90, 1, borders, tensors=positive(90, SIZES))
+    check(op, tmp_path, 90, 1, borders, tensors=positive(90, SIZES), seeds=["z_final"])
+
+
 HEADLESS = """
 operator: headless
 axes:   {K: 16, V: 16}
@@ -171,7 +185,6 @@ def test_without_heads(tmp_path):
     [
         ("gla", "the decay is per key"),
         ("rwkv6", "the decay is per key"),
-        ("linear_attention_normalised", "there are several states"),
     ],
 )
 def test_what_is_not_covered_says_why(name, reason):
