@@ -91,7 +91,10 @@ def test_commands_in_the_readme_are_one_line_each() -> None:
 
 
 SCHEDULES = {
-    "chunkwise": ["linear_attention", "retnet", "simple_gla", "mamba2_ssd"],
+    "chunkwise": [
+        *("linear_attention", "linear_attention_normalised", "retnet", "simple_gla"),
+        *("mamba2_ssd", "surprise_gated_retention"),
+    ],
     "token-serial": [
         *("gla", "hgrn2", "rwkv6", "delta_rule", "gated_delta_rule", "rwkv7"),
         *("hgrn", "selective_scan", "saturating_memory"),
