@@ -56,9 +56,7 @@ def kernel_source(module: str, kernel: str) -> str:
     Raises:
         KeyError: there is no launcher of that name.
     """
-    functions = {
-        node.name: node for node in ast.parse(module).body if isinstance(node, ast.FunctionDef)
-    }
+    functions = _functions(module)
     if kernel == OPERATOR:
         wanted = {name for name in functions if name.startswith("launch_")}
     else:
@@ -71,10 +69,20 @@ def kernel_source(module: str, kernel: str) -> str:
         # Not into plain Python helpers such as _config: they decide nothing about the code.
         wanted |= {n for n in named if n in functions and _is_kernel(functions[n])} - set(found)
         wanted.discard(name)
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
         found[name] = ast.unparse(node)
     return "\n\n".join(found[name] for name in sorted(found))
+
+
+@functools.lru_cache(maxsize=2)
+def _functions(module: str) -> dict[str, ast.FunctionDef]:
+    """The functions of a file by name; all kernels of one file are asked for in a row."""
+    found = {}
+    for node in ast.parse(module).body:
+        if isinstance(node, ast.FunctionDef):
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+            found[node.name] = node
+    return found
 
 
 def _is_kernel(function: ast.FunctionDef) -> bool:

@@ -55,7 +55,7 @@ def refused(text: str) -> tuple[str, str]:
     ("old", "new", "message", "span"),
     [
         ("g", "device", "'device' cannot be the name of an input here.", "device"),
-        ("g", "isinstance", "'isinstance' cannot be the name of an input here.", "isinstance"),
+        ("g", "zip", "'zip' cannot be the name of an input here.", "zip"),
         ("g", "grad_q", "'grad_q' cannot be the name of an input here.", "grad_q"),
         ("K", "dtype", "'dtype' cannot be the name of an axis here.", "dtype"),
         ("H", "sequences", "'sequences' cannot be the name of an axis here.", "sequences"),
