@@ -49,9 +49,10 @@ class NoFastFormError(Exception):
 
 @dataclass(frozen=True)
 class Leaf:
-    """A tensor as one head sees it: ``axes`` have the head axis in place of its parent's.
+    """A tensor as one head sees it: ``axes`` begin with the head axis, whatever it has in memory.
 
-    ``lead`` says how many heads it has in memory: ``"H"``, ``"HP"`` (the parent's) or ``"1"``.
+    So gradients come per head, and are added up where heads share an entry. ``lead`` says how
+    many heads it has in memory: ``"H"``, ``"HP"`` (the parent's) or ``"1"``.
     """
 
     tensor: Tensor
@@ -220,15 +221,15 @@ class _Finder:
         _require(same, f"{state.name} is read with another query")
         _require(other.value == Number(1.0), f"{state.name} takes something else than the key")
         tensor = Tensor(read.name, self.heads, "input", read.name, dtype="float32")
-        return state, Leaf(tensor, "H" if self.heads else "1", self.heads)
+        return state, Leaf(tensor, "H" if self.heads else "1", (self.head,))
 
     def leaf(self, tensor: Tensor) -> Leaf:
         axes = tensor.axes
         lead = "1"
         if axes and axes[0] in (self.head, self.parent):
             lead = "H" if axes[0] == self.head else "HP"
-            axes = (self.head, *axes[1:])
-        return Leaf(tensor, lead, axes)
+            axes = axes[1:]
+        return Leaf(tensor, lead, (self.head, *axes))
 
     # Expressions over the head axis -----------------------------------------------------------
 
@@ -240,7 +241,9 @@ class _Finder:
         return expr.with_children(children) if children else expr
 
     def spelled(self, expr: Expr) -> Expr:
-        """``expr`` with what is over the parent axis written for the head that reads it."""
+        """``expr`` for one head: values have the head axis in place of its parent's or of none."""
+        if isinstance(expr, Ref):
+            return expr if self.head in expr.axes else self.over_head(expr)
         if isinstance(expr, Expand) and expr.child == self.head:
             return self.over_head(self.inlined(expr.arg))
         children = tuple(self.spelled(child) for child in expr.children)
@@ -248,8 +251,8 @@ class _Finder:
 
     def over_head(self, expr: Expr) -> Expr:
         if isinstance(expr, Ref):
-            axes = tuple(self.head if a == self.parent else a for a in expr.ref_axes)
-            return Ref(expr.name, axes, expr.at)
+            axes = tuple(a for a in expr.ref_axes if a not in (self.head, self.parent))
+            return Ref(expr.name, (self.head, *axes), expr.at)
         _require(
             not (isinstance(expr, Index | Reduce | Expand) and self.parent in _own_axes(expr)),
             f"a value over {self.parent} is more than its entries",
@@ -269,7 +272,7 @@ class _Finder:
         if isinstance(tile, Ref) and tile.name in self.tensors:
             found = self.leaf(self.tensors[tile.name])
             plain = found.timed and found.tensor.required and found.tensor.dtype is None
-            if plain and found.axes == (*(() if found.lead == "1" else (self.head,)), axis):
+            if plain and found.axes == (self.head, axis):
                 leaf = found
         return Role(name, axis, tile, leaf), tuple(rows)
 

@@ -139,9 +139,11 @@ class Scope:
             )
             index = f"{index}.to(tl.int64)" if first == "chunk" else index
             terms.append(f"{index} * ({lead}{inner})")
-        if lead != "1":
+        head = tiling.dim(roles.head)
+        if lead == "1" and roles.head in dims:
+            terms.append(tiling.spread("(h * 0)", (roles.head,), dims))
+        elif lead != "1":
             index = "h" if lead == "H" else self.parent_index
-            head = tiling.dim(roles.head)
             terms.append(f"{tiling.spread(index, (roles.head,) if head else (), dims)}{inner}")
         terms += [tiling.spread(tiling.any(axis).index, (axis,), dims) for axis in tail]
         return " + ".join(terms) or "0"

@@ -1,6 +1,7 @@
 """The chunkwise kernels of the linear family against the float64 interpreter, in fp32."""
 
 import dataclasses
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,57 @@ output: {o: "sum(q * S, K)"}
 
 def test_without_heads(tmp_path):
     check(lower(parse_spec(HEADLESS, "headless.yaml")), tmp_path)
+
+
+ODD = {
+    "one tensor in two roles": """
+        inputs: {k: [H, K], v: [H, V]}
+        state: {S: [H, K, V]}
+        update: ["S = S + 0.5 * k * v"]
+        output: {o: "sum(k * S, K) + v"}
+    """,
+    "decay from the values": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V]}
+        state: {S: [H, K, V]}
+        update: ["S = exp(-sum(v * v, V) / V) * S + k * v"]
+        output: {o: "sum(q * S, K)"}
+    """,
+    "decay from a parameter": """
+        inputs: {q: [K], k: [H, K], v: [V]}
+        parameters: {A: {axes: [H], range: [-.inf, 0]}, c: []}
+        state: {S: [H, K, V]}
+        update: ["S = exp(A) * S + c * k * v"]
+        output: {o: "sum(q * S, K)"}
+    """,
+    "values without heads": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], f: []}
+        parameters: {c: [K], w: [V]}
+        state: {S: [H, K, V]}
+        let: {s: "rsqrt(sum(c * c, K)) * f"}
+        update: ["S = exp(-s * s) * S + s * k * v"]
+        output: {o: "sum(q * c * S, K) * w + f"}
+    """,
+    "output gated per head": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], f: [H], B: {axes: [H], optional: true}}
+        state: {S: [H, K, V]}
+        update: ["S = sigmoid(f) * S + k * v"]
+        output: {o: "sum(q * S, K) * (sigmoid(B) if B else f)"}
+    """,
+    "names of the templates": """
+        inputs: {h: [H, K], i: [H, K], row: [H, V], decay: {axes: [H], range: [-.inf, 0]}}
+        parameters: {write: [H], sums: [H]}
+        state: {chunk: [H, K, V]}
+        update: ["chunk = exp(decay * exp(sums)) * chunk + write * i * row"]
+        output: {output: "sum(h * chunk, K) + sums * row"}
+    """,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_operators(name, tmp_path):
+    text = f"operator: odd\naxes: {{K: 16, V: 16}}\n{textwrap.dedent(ODD[name])}"
+    check(lower(parse_spec(text, "odd.yaml")), tmp_path)
+    check(lower(parse_spec(text, "odd.yaml")), tmp_path, absent=("B",), initial=False)
 
 
 @pytest.mark.parametrize(
