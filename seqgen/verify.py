@@ -26,7 +26,24 @@ LIMITS = {
     "fp16": {"result": 0.005, "gradient": 0.008, "gate": 0.02},
     "bf16": {"result": 0.005, "gradient": 0.008, "gate": 0.02},
 }
-LENGTHS = (1, 17, 70)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call to compare: a batch of sequences, or packed ones, with decays of one kind."""
+
+    name: str
+    batch: int
+    length: int
+    borders: tuple[int, ...] | None = None
+    decay: str = "usual"
+    """Of inputs whose range reaches -inf: none, weak, strong, or a value at every fifth token."""
+
+
+LENGTHS = (Case("T=1", 2, 1), Case("T=17", 2, 17), Case("T=70", 2, 70))
+PACKED = Case("packed", 1, 64, (0, 5, 5, 37, 64))
+LONG = (Case("T=333", 2, 333), Case("packed long", 1, 600, (0, 1, 1, 257, 600)))
+DECAYS = ("none", "weak", "strong", "-20", "-100", "-inf")
 
 
 @dataclass(frozen=True)
@@ -88,25 +105,51 @@ def _load(source: Path) -> ModuleType:
     return load_operator(source)
 
 
+def verify_cases(spec: dict[str, Any], on_gpu: bool) -> list[Case]:
+    """Lengths below and above a chunk, packs with an empty sequence, decays of every strength.
+
+    The interpreter is slow: there, short sequences and two kinds of decay.
+    """
+    cases = [*LENGTHS, PACKED, *(LONG if on_gpu else ())]
+    if any(_decays(tensor) for tensor in spec["arguments"].values()):
+        length = 150 if on_gpu else 17
+        kinds = DECAYS if on_gpu else ("strong", "-inf")
+        cases += [Case(f"decay {kind}", 2, length, decay=kind) for kind in kinds]
+    return cases
+
+
+def _decays(tensor: dict[str, Any]) -> bool:
+    """Whether an argument is a log-decay: an input that may be -inf."""
+    bounds = tensor["range"]
+    return tensor["kind"] == "input" and bounds is not None and bounds[0] == float("-inf")
+
+
+def decayed(values: torch.Tensor, kind: str) -> torch.Tensor:
+    """Log-decays [B, T, ...] of one kind, made from usual ones; never above them or 0."""
+    if kind in ("usual", "none", "weak", "strong"):
+        return values * {"usual": 1.0, "none": 0.0, "weak": 0.01, "strong": 8.0}[kind]
+    values = values.clone()
+    values[:, 2::5] = float(kind)
+    return values
+
+
 def verify(module: ModuleType, dtype: str) -> list[Comparison]:
     """Compare results and all gradients with float64 autograd through the reference.
 
-    Cases: lengths 1, 17 and 70, with initial state and a gradient into the final one, and packed
-    sequences with an empty one among them.
+    Every case has an initial state and a gradient into the final one.
     """
-    comparisons = []
-    for length in LENGTHS:
-        comparisons += _case(module, dtype, f"{dtype} T={length}", 2, length, None)
-    borders = [0, 5, 5, 37, 64]
-    return comparisons + _case(module, dtype, f"{dtype} packed", 1, borders[-1], borders)
+    rows = []
+    for case in verify_cases(module.SPEC, _has_gpu()):
+        rows += _compare(module, dtype, case)
+    return rows
 
 
-def _case(
-    module: ModuleType, dtype: str, case: str, batch: int, length: int, borders: list[int] | None
-) -> list[Comparison]:
+def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch, length, borders = case.batch, case.length, case.borders
+    label = f"{dtype} {case.name}"
     io = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     generator = torch.Generator().manual_seed(20)
     spec = module.SPEC
@@ -117,6 +160,8 @@ def _case(
         lead = [batch, length] if tensor["kind"] == "input" else []
         shape = lead + [sizes[axis] for axis in tensor["axes"]]
         value = random_values(shape, tensor["range"], generator)
+        if _decays(tensor):
+            value = decayed(value, case.decay)
         declared = tensor["kind"] == "parameter" or tensor["dtype"] == "float32"
         tensors[name] = value.to(torch.float32 if declared else io).to(device)
     states = []
@@ -134,15 +179,15 @@ def _case(
     exact_gradients = _gradients(exact, exact_leaves, weights)
     limits = LIMITS[dtype]
     rows = [
-        Comparison(case, label, relative_error(a, b), limits["result"])
-        for label, a, b in zip(labels, found, exact, strict=True)
+        Comparison(label, name, relative_error(a, b), limits["result"])
+        for name, a, b in zip(labels, found, exact, strict=True)
     ]
     names = [*tensors, *(f"initial {name}" for name in spec["states"])]
     key = max((len(t["axes"]) for t in spec["arguments"].values()), default=0)
     for name, a, b in zip(names, gradients, exact_gradients, strict=True):
         gate = name in tensors and len(spec["arguments"][name]["axes"]) < key
         limit = limits["gate" if gate else "gradient"]
-        rows.append(Comparison(case, f"d {name}", relative_error(a, b), limit))
+        rows.append(Comparison(label, f"d {name}", relative_error(a, b), limit))
     return rows
 
 
