@@ -16,11 +16,11 @@ def fresh_compiler():
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_opcheck_of_forward_and_backward(module, packed):
-    borders = [0, 3, 3, 7] if packed else None
-    case = make(module, batch=1 if packed else 2, borders=borders)
+    borders, dtype = ([0, 3, 3, 7], torch.bfloat16) if packed else (None, torch.float32)
+    case = make(module, batch=1 if packed else 2, borders=borders, dtype=dtype)
     with_gradients = (*case.arguments.values(), *case.states, case.cu_seqlens)
     torch.library.opcheck(module._forward_op, (*with_gradients, True))
-    bare = make(module, options=False, states=False)
+    bare = make(module, options=False, states=False, dtype=dtype)
     torch.library.opcheck(module._forward_op, bare.operands(False))
     cotangents = [torch.ones_like(result) for result in case()]
     torch.library.opcheck(module._backward_op, case.operands(*cotangents))
