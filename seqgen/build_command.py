@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from seqgen.build import Compiled, compile_spec, read_spec
 from seqgen.errors import SeqgenError, UsageError
@@ -13,7 +17,11 @@ from seqgen.gpu.table import Gpu, find_gpu
 from seqgen.ir.printer import show_recurrence
 from seqgen.runtime.cache import write_module
 from seqgen.runtime.loader import load_module
+from seqgen.spec.model import Spec
 from seqgen.tuned import tuned_configs
+
+if TYPE_CHECKING:
+    from seqgen.resource_report import KernelReport
 
 
 def run_build(options: argparse.Namespace) -> int:
@@ -21,9 +29,11 @@ def run_build(options: argparse.Namespace) -> int:
     gpus = [find_gpu(name) for name in options.gpu.split(",") if name]
     if not gpus:
         raise UsageError("'--gpu' names no GPU. 'seqgen gpus' lists them.")
-    failed = 0
-    for path in options.specs:
-        spec = read_spec(path)
+    if options.emit and options.json:
+        raise UsageError("'--emit' prints text; it does not go with '--json'.")
+    specs = _read(options.specs)  # all of them before the first is built
+    built = []
+    for spec in specs:
         for gpu in gpus:
             started = time.perf_counter()
             tuned = tuned_configs(gpu, options.db, options.frozen)
@@ -34,8 +44,32 @@ def run_build(options: argparse.Namespace) -> int:
             folder = options.output if len(gpus) == 1 else options.output / gpu.name
             file = folder / f"{compiled.recurrence.name}.py"
             write_module(file, compiled.module.source)
-            failed |= _report(compiled, file, gpu, options.dtype, started)
-    return failed
+            done = _Built(compiled, file, gpu, options.dtype, started)
+            if not options.json:
+                done.announce()
+            done.compile()
+            if not options.json:
+                done.show()
+            built.append(done)
+    if options.json:
+        print(json.dumps([done.row() for done in built], indent=1))
+    return int(any(done.failed for done in built))
+
+
+def _read(paths: Sequence[Path]) -> list[Spec]:
+    """The specs; no two of them may give the same file."""
+    origins: dict[str, Path] = {}
+    specs = []
+    for path in paths:
+        spec = read_spec(path)
+        if spec.operator in origins:
+            raise UsageError(
+                f"{origins[spec.operator]} and {path} both define '{spec.operator}'; "
+                "one file would replace the other."
+            )
+        origins[spec.operator] = path
+        specs.append(spec)
+    return specs
 
 
 def _stage(compiled: Compiled, stage: str) -> str:
@@ -46,34 +80,78 @@ def _stage(compiled: Compiled, stage: str) -> str:
     return compiled.module.source
 
 
-def _report(compiled: Compiled, file: Path, gpu: Gpu, dtype: str, started: float) -> int:
-    from seqgen.resource_report import HEADING, report_kernels
+@dataclass
+class _Built:
+    """One written file and what its kernels need."""
 
-    name = compiled.recurrence.name
-    lines = compiled.module.source.count("\n")
-    print(f"{name}: family {compiled.structure.family}, schedule {compiled.schedule.name}")
-    print(f"  wrote {file} ({lines} lines)")
-    for note in compiled.schedule.notes:
-        print(f"  Note: {note}", file=sys.stderr)
+    compiled: Compiled
+    file: Path
+    gpu: Gpu
+    dtype: str
+    started: float
+    reports: Sequence[KernelReport] = ()
 
-    def progress(done: int, count: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == count else ""
-            print(f"\r  compiling for {gpu.name}: {done}/{count}", end=end, file=sys.stderr)
+    @property
+    def failed(self) -> bool:
+        return any(report.problem for report in self.reports)
 
-    try:
-        reports = report_kernels(load_module(file), compiled.recurrence, gpu, dtype, progress)
-    except ImportError as error:
-        raise SeqgenError(f"The kernels cannot be compiled here: {error}.") from error
-    print(f"  compiled for {gpu.name} ({dtype}, default sizes):")
-    for line in (HEADING, *(line for report in reports for line in str(report).split("\n"))):
-        print(f"    {line}")
-    if any(report.problem for report in reports):
-        print(f"  {name} cannot run on {gpu.name} as it is.", file=sys.stderr)
-        return 1
-    print(f"  done in {time.perf_counter() - started:.1f} s. Use it:")
-    print(f"    {_import_line(file, name)}")
-    return 0
+    def announce(self) -> None:
+        """Print what was written; notes go to stderr."""
+        compiled, lines = self.compiled, self.compiled.module.source.count("\n")
+        family, schedule = compiled.structure.family, compiled.schedule.name
+        print(f"{compiled.recurrence.name}: family {family}, schedule {schedule}")
+        print(f"  wrote {self.file} ({lines} lines)", flush=True)
+        for note in compiled.schedule.notes:
+            print(f"  Note: {note}", file=sys.stderr)
+
+    def compile(self) -> None:
+        """Cross-compile the kernels of the file; progress on a terminal."""
+        from seqgen.resource_report import report_kernels
+
+        started = time.perf_counter()
+
+        def progress(done: int, count: int) -> None:
+            if sys.stderr.isatty():
+                left = (time.perf_counter() - started) / done * (count - done)
+                eta = f", about {left:.0f} s left" if done < count else ""
+                text = f"\r  compiling for {self.gpu.name}: {done}/{count}{eta:<20}"
+                print(text, end="\n" if done == count else "", file=sys.stderr, flush=True)
+
+        module, recurrence = load_module(self.file), self.compiled.recurrence
+        try:
+            self.reports = report_kernels(module, recurrence, self.gpu, self.dtype, progress)
+        except ImportError as error:
+            raise SeqgenError(f"The kernels cannot be compiled here: {error}.") from error
+
+    def show(self) -> None:
+        """Print what the kernels need and how to import the operator."""
+        from seqgen.resource_report import report_table
+
+        name = self.compiled.recurrence.name
+        print(f"  compiled for {self.gpu.name} ({self.dtype}, default sizes):")
+        for line in report_table(self.reports):
+            print(f"    {line}", flush=True)
+        if self.failed:
+            print(f"  {name} cannot run on {self.gpu.name} as it is.", file=sys.stderr)
+            return
+        print(f"  done in {time.perf_counter() - self.started:.1f} s. Use it:")
+        print(f"    {_import_line(self.file, name)}")
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return {
+            "operator": self.compiled.recurrence.name,
+            "file": str(self.file),
+            "gpu": self.gpu.name,
+            "dtype": self.dtype,
+            "family": self.compiled.structure.family,
+            "schedule": self.compiled.schedule.name,
+            "notes": list(self.compiled.schedule.notes),
+            "spec_hash": self.compiled.module.spec_hash,
+            "content_hash": self.compiled.module.content_hash,
+            "kernels": [report.row() for report in self.reports],
+            "passed": not self.failed,
+        }
 
 
 def _import_line(file: Path, name: str) -> str:

@@ -6,12 +6,17 @@ Exit status 0 done, 1 failed, 2 the spec or the arguments are wrong.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqgen import __version__
 from seqgen.errors import SeqgenError
+
+if TYPE_CHECKING:
+    from seqgen.render.module import GeneratedModule
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,13 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(options.run(options) or 0)
+        status = int(options.run(options) or 0)
+        sys.stdout.flush()
+        return status
     except SeqgenError as error:
         if options.debug:
             raise
         print(f"seqgen: {error}" if error.exit_status == 1 else error, file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
+        # Python flushes once more at exit; there must be something to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("seqgen: interrupted.", file=sys.stderr)
@@ -54,10 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--emit", choices=("ir", "plan", "source"), help="print a stage, write none")
     build.add_argument("--frozen", action="store_true", help="fail where nothing was tuned")
     build.add_argument("--db", metavar="PATH|URL", help="tuning store")
+    build.add_argument("--json", action="store_true", help="print the report for a program")
     build.set_defaults(run=_build)
 
     check = commands.add_parser("check", help="read specs and report mistakes")
     check.add_argument("specs", nargs="+", type=Path, metavar="SPEC")
+    check.add_argument("--built", type=Path, metavar="DIR", help="are the files in DIR up to date?")
     check.set_defaults(run=_check)
 
     explain = commands.add_parser("explain", help="what the compiler makes of a spec, and why")
@@ -97,15 +108,30 @@ def _check(options: argparse.Namespace) -> int:
     gpu = find_gpu("h100")  # any would do: no mistake in a spec depends on it
     for path in options.specs:
         try:
-            structure = compile_spec(read_spec(path), gpu).structure
+            compiled = compile_spec(read_spec(path), gpu)
         except SeqgenError as error:
             if options.debug:
                 raise
             print(error, file=sys.stderr)
             failed = max(failed, error.exit_status)
         else:
-            print(f"{path}: correct, family {structure.family}")
+            print(f"{path}: correct, family {compiled.structure.family}")
+            if options.built is not None:
+                failed = max(failed, _check_built(compiled.module, options.built))
     return failed
+
+
+def _check_built(module: GeneratedModule, folder: Path) -> int:
+    """Whether the file in ``folder`` was built from the spec as it is now; the exit status."""
+    from seqgen.runtime.cache import check_fresh
+
+    file = folder / f"{module.name}.py"
+    reason = check_fresh(file, module.spec_hash)
+    if reason is None:
+        print(f"{file}: up to date")
+        return 0
+    print(f"{file}: {reason}. Run 'seqgen build'.", file=sys.stderr)
+    return 1
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ cross-compiled is exactly what the JIT would compile on that GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,20 +33,44 @@ class KernelReport:
     problem: str
     """Why it cannot launch or did not compile; empty if it can."""
 
-    def __str__(self) -> str:
-        knobs = " ".join(f"{name}={value}" for name, value in self.config.items() if value)
-        if self.resources is None:
-            return f"{self.kernel:<22} failed: {self.problem}"
+    def row(self) -> dict[str, Any]:
+        """The report as plain values, for a program to read."""
         r = self.resources
+        found = None
+        if r is not None:
+            found = {
+                "registers": r.registers,
+                "spill_store_bytes": r.spill_store_bytes,
+                "spill_load_bytes": r.spill_load_bytes,
+                "shared_bytes": r.shared_bytes,
+            }
+        return {
+            "kernel": self.kernel,
+            "resources": found,
+            "origin": self.origin,
+            "config": self.config,
+            "problem": self.problem,
+        }
+
+
+def report_table(reports: Sequence[KernelReport]) -> list[str]:
+    """The lines of a table: one per kernel, and one more for each that cannot run."""
+    width = max([len("kernel"), *(len(report.kernel) for report in reports)])
+    lines = [f"{'kernel':<{width}} {'regs':>5} {'spill B':>9} {'smem KB':>8}  {'config':<9} knobs"]
+    for report in reports:
+        r, knobs = report.resources, " ".join(f"{k}={v}" for k, v in report.config.items() if v)
+        if r is None:
+            lines.append(f"{report.kernel:<{width}} failed: {report.problem}")
+            continue
         spills = f"{r.spill_store_bytes}/{r.spill_load_bytes}"
-        line = (
-            f"{self.kernel:<22}{r.registers:>5}{spills:>10}{r.shared_bytes / 1024:>8.0f}  "
-            f"{self.origin:<10}{knobs}"
+        shared = f"{r.shared_bytes / 1024:.0f}"
+        lines.append(
+            f"{report.kernel:<{width}} {r.registers:>5} {spills:>9} {shared:>8}  "
+            f"{report.origin:<9} {knobs}"
         )
-        return f"{line}\n{'':<22} cannot launch: {self.problem}" if self.problem else line
-
-
-HEADING = f"{'kernel':<22}{'regs':>5}{'spill B':>10}{'smem KB':>8}  {'config':<10}knobs"
+        if report.problem:
+            lines.append(f"{'':<{width}} cannot launch: {report.problem}")
+    return lines
 
 
 def report_kernels(

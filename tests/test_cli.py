@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,3 +125,180 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "seqgen", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+def test_build_check_edit_build(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report, the file, and whether the file is up to date, before and after an edit."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["build", "spec.yaml", "--gpu", "h100"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("fading_sum: family scan, schedule ")
+    assert "\n  wrote seqgen_ops/fading_sum.py (" in shown.out
+    assert "\n  compiled for h100 (bf16, default sizes):\n" in shown.out
+    assert shown.out.endswith("\n    from seqgen_ops.fading_sum import fading_sum\n")
+    assert re.search(r"\r  compiling for h100: 1/\d+, about \d+ s left ", shown.err)
+    assert re.search(r"\r  compiling for h100: (\d+)/\1 +\n$", shown.err)
+    heading, *rows = shown.out.split("default sizes):\n")[1].split("  done in")[0].splitlines()
+    column = heading.index("knobs")
+    assert rows and all(row[column - 1] == " " != row[column] for row in rows)
+
+    assert main(["check", "spec.yaml", "--built", "seqgen_ops"]) == 0
+    assert capsys.readouterr().out.endswith("seqgen_ops/fading_sum.py: up to date\n")
+    (folder / "spec.yaml").write_text(SPEC.replace("+ x", "+ 2 * x"), encoding="utf-8")
+    assert main(["check", "spec.yaml", "--built", "seqgen_ops"]) == 1
+    assert capsys.readouterr().err == (
+        "seqgen_ops/fading_sum.py: it was built from another spec. Run 'seqgen build'.\n"
+    )
+    assert main(["check", "spec.yaml", "--built", "elsewhere"]) == 1
+    assert capsys.readouterr().err == (
+        "elsewhere/fading_sum.py: it is not there. Run 'seqgen build'.\n"
+    )
+
+
+def test_build_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("triton")
+    assert main(["build", "spec.yaml", "--gpu", "h100,a100", "-o", "ops", "--json"]) == 0
+    one, two = json.loads(capsys.readouterr().out)
+    assert (one["gpu"], two["gpu"]) == ("h100", "a100")
+    assert one["file"] == "ops/h100/fading_sum.py" and (folder / one["file"]).exists()
+    assert one["spec_hash"] == two["spec_hash"] and one["content_hash"] != two["content_hash"]
+    assert one["passed"] and one["operator"] == "fading_sum" and one["family"] == "scan"
+    for kernel in one["kernels"]:
+        assert kernel["problem"] == "" and kernel["origin"] == "default"
+        assert 0 < kernel["resources"]["registers"] <= 255
+
+
+def test_two_builds_at_once(folder: Path) -> None:
+    pytest.importorskip("triton")
+    with ThreadPoolExecutor(2) as threads:
+        jobs = [
+            threads.submit(run, "build", "spec.yaml", "--gpu", "h100", folder=folder)
+            for _ in range(2)
+        ]
+        done = [job.result() for job in jobs]
+    assert [d.returncode for d in done] == [0, 0], done
+    assert [p.name for p in (folder / "seqgen_ops").iterdir() if p.is_file()] == ["fading_sum.py"]
+
+
+def test_specs_of_one_name_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "copy.yaml").write_text(SPEC, encoding="utf-8")
+    assert main(["build", "spec.yaml", "copy.yaml", "--gpu", "h100"]) == 2
+    assert capsys.readouterr().err == (
+        "spec.yaml and copy.yaml both define 'fading_sum'; one file would replace the other.\n"
+    )
+    assert not (folder / "seqgen_ops").exists()
+
+
+def test_a_wrong_spec_stops_the_build_before_it_writes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "wrong.yaml").write_text("operator: 7up\n", encoding="utf-8")
+    assert main(["build", "spec.yaml", "wrong.yaml", "--gpu", "h100"]) == 2
+    assert 'File "wrong.yaml", line 1' in capsys.readouterr().err
+    assert not (folder / "seqgen_ops").exists()
+
+
+def test_emit_and_json_do_not_go_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "spec.yaml", "--gpu", "h100", "--emit", "ir", "--json"]) == 2
+    assert capsys.readouterr().err == "'--emit' prints text; it does not go with '--json'.\n"
+
+
+def test_a_folder_that_cannot_be_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "spec.yaml", "--gpu", "h100", "-o", "spec.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("seqgen: spec.yaml/fading_sum.py cannot be written: ")
+    assert error.count("\n") == 1 and (folder / "spec.yaml").read_text() == SPEC
+
+
+def test_frozen_refuses_untuned_kernels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "spec.yaml", "--gpu", "h100", "--frozen"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("seqgen: 'fading_sum' has no tuned configuration on h100 for ")
+    assert error.endswith("Run 'seqgen tune', or build without --frozen.\n")
+    assert not (folder / "seqgen_ops").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["verify", "absent.yaml"], 2, "absent.yaml"),
+        (["verify", "absent.py"], 2, "There is no file absent.py."),
+        (["verify", "plain.py"], 1, "plain.py is not a seqgen module"),
+        (["explain", "absent.yaml"], 2, "absent.yaml"),
+        (["explain", "spec.yaml", "--gpu", "h1000"], 2, "There is no GPU called 'h1000'"),
+        (["tune", "spec.yaml", "--dry-run", "--shapes", "B2,T?"], 2, "'T?' in shape 'B2,T?'"),
+        (["tune", "spec.yaml", "--dry-run", "--budget", "soon"], 2, "'soon' is no budget"),
+        (["tune", "absent.yaml", "--dry-run"], 2, "absent.yaml"),
+        (["db", "import", "absent.jsonl"], 1, "Cannot read absent.jsonl"),
+        (["db", "pin", "123"], 2, "123"),
+    ],
+)
+def test_errors_of_commands(arguments: list[str], status: int, message: str, folder: Path) -> None:
+    (folder / "plain.py").write_text("x = 1\n", encoding="utf-8")
+    done = run(*arguments, folder=folder)
+    assert (done.returncode, done.stdout) == (status, ""), done
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_argparse_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["build"], ["bild", "x"], ["verify", "spec.yaml", "--dtype", "fp8"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "usage: seqgen" in capsys.readouterr().err
+
+
+def test_gpus_and_explain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpus"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("h100", "b200", "rtx4090", "mi300x"))
+    assert main(["explain", "spec.yaml"]) == 0
+    assert "scan" in capsys.readouterr().out
+    assert main(["explain", "spec.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["family"] == "scan"
+
+
+def test_the_store_by_its_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["db", "path"]) == 0
+    assert str(folder / "tuning.sqlite") in capsys.readouterr().out
+    for arguments in (["db", "stats"], ["db", "show"], ["db", "export", "out.jsonl"]):
+        assert main(arguments) == 0, arguments
+    assert main(["db", "import", "out.jsonl"]) == 0
+
+
+def test_tune_shows_its_search_space(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "spec.yaml", "--dry-run"]) == 0
+    assert re.search(r"_forward: \d+ configurations \(", capsys.readouterr().out)
+
+
+def test_a_reader_that_leaves(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = f"{sys.executable} -m seqgen build spec.yaml --gpu h100 --emit source | head -c 1"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, cwd=folder, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_check_imports_nothing_heavy(folder: Path) -> None:
+    """It is run in editors and hooks: half a second."""
+    command = (
+        "import sys; from seqgen.cli import main; status = main(['check', 'spec.yaml']);"
+        "heavy = {'torch', 'triton', 'numpy', 'optuna', 'sqlalchemy'} & set(sys.modules);"
+        "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
