@@ -290,7 +290,7 @@ class Program:
         """
         lines = [f'{axis} = sizes["{axis}"]' for axis in self.axes]
         whole = [dim for dim in self.tiling.dims if not dim.block]
-        lines += [f"{dim.length} = triton.next_power_of_2({dim.axis})" for dim in whole]
+        lines += [f"{dim.length} = _power_of_2({dim.axis})" for dim in whole]
         for tile in self.largest_tiles():
             dims = [dim for dim in whole if dim.axis in tile]
             volume = " * ".join(dim.length for dim in dims)
@@ -312,7 +312,7 @@ class Program:
             widest = max(self.largest_tiles(axis), key=len, default=())
             lengths = [self.tiling.any(a).length for a in widest if a != axis]
             room = f"{TILE_LIMIT} // ({' * '.join(lengths)})" if lengths else f"{TILE_LIMIT}"
-            bound = f"triton.next_power_of_2({extent.strip('()')})"
+            bound = f"_power_of_2({extent.strip('()')})"
             lines.append(f'{knob} = min(config["{knob}"], {bound}, {room})')
         return tuple(lines)
 

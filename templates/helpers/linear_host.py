@@ -56,7 +56,7 @@ def launch_linear_slots(cu_seqlens, sizes):
     """Which chunk belongs to which sequence; packed sequences have at most T // 64 + N chunks."""
     n_tokens, n_sequences = sizes["T"], sizes["sequences"]
     if cu_seqlens is None:
-        per_sequence = triton.cdiv(n_tokens, 64)
+        per_sequence = _cdiv(n_tokens, 64)  # noqa: F821
         return _Chunks(n_sequences * per_sequence, per_sequence, None, None)
     count = n_tokens // 64 + n_sequences if n_sequences else 0
     starts = cu_seqlens.new_empty(max(n_sequences, 1), dtype=torch.int32)
@@ -85,7 +85,7 @@ def _precision(dtype):
 
 def _block(wanted, size, dtype, limit):
     """A block extent within the padded size; fp32 tiles of at most ``limit`` fit."""
-    extent = min(wanted, max(16, triton.next_power_of_2(size)))
+    extent = min(wanted, max(16, _power_of_2(size)))  # noqa: F821
     return min(extent, limit) if dtype == torch.float32 else extent
 
 
