@@ -159,7 +159,7 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     for name, tensor in spec["arguments"].items():
         lead = [batch, length] if tensor["kind"] == "input" else []
         shape = lead + [sizes[axis] for axis in tensor["axes"]]
-        value = random_values(shape, tensor["range"], generator)
+        value = random_values(shape, tensor["range"], len(tensor["axes"]) > 1, generator)
         if _decays(tensor):
             value = decayed(value, case.decay)
         declared = tensor["kind"] == "parameter" or tensor["dtype"] == "float32"
@@ -213,12 +213,16 @@ def verify_sizes(spec: dict[str, Any], on_gpu: bool) -> dict[str, int]:
 
 
 def random_values(
-    shape: list[int], bounds: list[float] | None, generator: torch.Generator
+    shape: list[int], bounds: list[float] | None, vector: bool, generator: torch.Generator
 ) -> torch.Tensor:
-    """Values inside the declared range; normal with deviation 1/2 where there is none."""
+    """Values inside the declared range; without one, vectors of length about one.
+
+    Longer keys would let an erasing state grow beyond all dtypes.
+    """
     import torch
 
-    values = 0.5 * torch.randn(shape, generator=generator)
+    scale = shape[-1] ** -0.5 if vector and bounds is None else 0.5
+    values = scale * torch.randn(shape, generator=generator)
     if bounds is None:
         return values
     low, high = bounds

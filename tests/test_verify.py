@@ -72,7 +72,7 @@ def test_cases_of_decays_where_an_input_may_be_minus_infinity(module):
     "bounds", [None, (0.0, 1.0), (float("-inf"), 0.0), (2.0, float("inf")), (-3.0, -1.0)]
 )
 def test_values_lie_in_the_declared_range(bounds):
-    values = random_values([1000], bounds, torch.Generator().manual_seed(1))
+    values = random_values([1000], bounds, False, torch.Generator().manual_seed(1))
     low, high = bounds or (float("-inf"), float("inf"))
     assert float(values.std()) > 0.05 and (values >= low).all() and (values <= high).all()
 
