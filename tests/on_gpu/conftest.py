@@ -8,6 +8,7 @@ from tests.operator.conftest import load, module
 __all__ = ["load", "module"]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Everything below this folder needs a GPU; without one it is skipped, not failed."""
     here = [item for item in items if "on_gpu" in item.path.parts]

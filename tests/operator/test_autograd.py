@@ -197,3 +197,26 @@ def test_two_gpus_in_one_process_do_not_collide(load):
     case = make(one)
     assert_equal(case(), type(case)(other, case.arguments, case.states)())
     assert one._forward_op._opoverload is not other._forward_op._opoverload
+
+
+DECLARED = """\
+operator: all_float32
+inputs: {x: {axes: [D], dtype: float32}, g: {axes: [D], dtype: float32, range: [-.inf, 0]}}
+state:  {h: [D]}
+update: ["h = exp(g) * h + x"]
+output: {o: {value: h, axes: [D], dtype: float32}}
+"""
+
+
+def test_autocast_where_every_input_is_declared(tmp_path):
+    (tmp_path / "all_float32.yaml").write_text(DECLARED)
+    module = seqgen.load_operator(tmp_path / "all_float32.yaml", gpu="h100")
+    case = make(module)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert case()[0].dtype == torch.float32
+    low = type(case)(module, {n: t.bfloat16() for n, t in case.arguments.items()}, case.states)
+    assert low()[0].dtype == torch.float32
+    mixed = dict(case.arguments, g=case.arguments["g"].bfloat16())
+    with pytest.raises(TypeError) as caught:
+        type(case)(module, mixed, case.states)()
+    assert str(caught.value) == "all_float32: 'g' has dtype bfloat16, expected float32."

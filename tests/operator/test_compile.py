@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from tests.operator.operators import NAMES, assert_close, gradients, make
 
@@ -90,3 +91,23 @@ def test_shapes_without_memory(module):
         fake = case.map(mode.from_tensor)()
     for one, other in zip(fake, case(), strict=True):
         assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
+
+
+def test_the_operator_is_one_node_of_a_graph(module):
+    """torch.export and make_fx see the operator, not what it runs."""
+    case = make(module, grad=False, length=3)
+    name = f"{module._NAMESPACE}.forward"
+    tensors = [t for t in (*case.arguments.values(), *case.states) if t is not None]
+
+    def function(*values):
+        given = iter(values)
+        return case.map(lambda _: next(given))()
+
+    class Layer(torch.nn.Module):
+        def forward(self, *values):
+            return function(*values)
+
+    graph = torch.export.export(Layer(), tuple(tensors)).graph_module
+    assert graph.code.count(name) == 1
+    assert make_fx(function)(*tensors).code.count(name) == 1
+    assert_close(make_fx(function)(*tensors)(*tensors), case(), 1e-6)
