@@ -1,6 +1,11 @@
 """The whole pipeline on one screen: from a spec to an importable file.
 
 load -> lower -> structure -> schedule -> (tuned configurations) -> plan -> render
+
+Every build renders the file twice: as it is, and once more with stand-in names in place of the
+spec's own, which shows names that the file needs itself (``render.clashes``). Where tuned
+configurations are found, which takes a rendered file to look them up for, the first is rendered
+again with them in it.
 """
 
 from __future__ import annotations

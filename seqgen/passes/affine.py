@@ -335,9 +335,3 @@ def term_axes(term: Term) -> tuple[str, ...]:
     inner = union(term.axes, *(w.axes for w in term.weight))
     inner = tuple(axis for axis in inner if axis not in term.bound)
     return union(*(f.axes for f in term.factors), inner)
-
-
-__all__ = [
-    "Affine", "NotAffineError", "Term", "addends", "atoms", "factors_of", "negative", "product",
-    "remove", "term_axes",
-]  # fmt: skip

@@ -190,6 +190,3 @@ class _Logarithm:
         if isinstance(b, Number) and b.value < 0.0:
             return sub(a, Number(-b.value)) if op is add else add(a, Number(-b.value))
         return add(a, b) if op is add else sub(a, b)
-
-
-__all__ = ["SMALLEST", "Decay", "find_decay"]

@@ -148,7 +148,7 @@ def is_short(cotangent: Expr) -> bool:
     return len(factors) <= 2 and all(map(is_cheap, factors))
 
 
-def through(expr: Expr, child: Expr, cotangent: Expr) -> Expr:
+def through(expr: Expr, cotangent: Expr) -> Expr:
     """The cotangent of the operand of a linear node. ``cotangent`` may lack axes."""
     if isinstance(expr, Rename):
         return simplify(Rename(cotangent, expr.new, expr.old))

@@ -249,7 +249,7 @@ class _Reverse:
             self.push(expr.arg, call("where", largest, self.name(each, self.fresh()), ZERO))
         else:
             (child,) = expr.children
-            self.push(child, through(expr, child, cotangent))
+            self.push(child, through(expr, cotangent))
 
     def leaf(self, ref: Ref, cotangent: Expr) -> None:
         leaf = (ref.name, ref.at)

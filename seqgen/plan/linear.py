@@ -103,6 +103,3 @@ def _spaces(small: Iterable[TilesPlan]) -> list[KernelSpace]:
             heads = Knob("BH", (1, 2, 4, 8, 16, 32))
             spaces.append(KernelSpace(plan.name, role, (heads, own), {"BH": 16, "num_warps": 4}))
     return spaces
-
-
-__all__ = ["plan_linear"]

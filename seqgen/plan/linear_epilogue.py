@@ -85,7 +85,7 @@ def plan_epilogue(roles: Roles) -> Epilogue:
         for flag in flags([leaf])
     ]
     adjoint = _adjoint(roles, program, result, source, leaves)
-    backward, backward_leaves, gradients = _backward(roles, adjoint, result, leaves)
+    backward, backward_leaves, gradients = _backward(roles, adjoint, leaves)
     return Epilogue(
         tuple(lines),
         leaves,
@@ -131,7 +131,7 @@ def _seed(roles: Roles) -> str:
 
 
 def _backward(
-    roles: Roles, adjoint: Adjoint, result: str, leaves: tuple[Leaf, ...]
+    roles: Roles, adjoint: Adjoint, leaves: tuple[Leaf, ...]
 ) -> tuple[TilesPlan, tuple[Leaf, ...], tuple[Leaf, ...]]:
     found = [(leaf, adjoint.gradient(leaf.tensor.value)) for leaf in leaves]
     found = [(leaf, gradient) for leaf, gradient in found if gradient != Number(0.0)]

@@ -114,7 +114,7 @@ def plan_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> LinearPlan:
         backward_parameters=_backward_parameters(roles, decay, write, read, extra),
         rows_lines=_rows_lines(rows, decay, write, read),
         weights_t=_weights_t(decay, read),
-        carry_out=_carry_out(rows, decay, write),
+        carry_out=_carry_out(rows, write),
         write_gradient=_write_gradient(rows, write),
         pairs=_pairs(rows, decay, write),
         carry_in=_carry_in(rows, decay, write, read),
@@ -126,7 +126,7 @@ def _operand(roles: Roles, role: Role) -> str:
     """``q [B, T, H, K]``."""
     if role.leaf is None:
         return f"the {role.name}, [B, T, H, {role.axis}]"
-    return f"{role.leaf.tensor.name} {shape_comment(roles, role.leaf)}"
+    return f"{role.leaf.tensor.name} {shape_comment(role.leaf)}"
 
 
 def _scale(expr: Expr) -> str:
@@ -208,7 +208,7 @@ def _weights_t(decay: bool, read: bool) -> Lines:
     return tuple(lines)
 
 
-def _carry_out(rows: Rows, decay: bool, write: bool) -> Lines:
+def _carry_out(rows: Rows, write: bool) -> Lines:
     if not rows.decay_gradient:
         return ()
     factor = " * write" if write else ""

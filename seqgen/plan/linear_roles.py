@@ -196,10 +196,10 @@ class _Finder:
             key=self.key,
             value=self.value,
             tiles=(query, key, value),
-            scale=simplify(_times(scale)),
+            scale=simplify(product(scale)),
             decay=None if log is None else self.spelled(log),
-            write=simplify(_times(writes)) if writes else None,
-            read=simplify(_times(weights)) if weights else None,
+            write=simplify(product(writes)) if writes else None,
+            read=simplify(product(weights)) if weights else None,
             lets=lets,
             output=Output(output.name, output.axes, result, output.dtype),
             source=read.name,
@@ -322,7 +322,3 @@ def _is_number(expr: Expr) -> bool:
         isinstance(node, Number | Size) or (isinstance(node, Apply) and node.op in HOST)
         for node in walk(expr)
     )
-
-
-def _times(factors: Iterable[Expr]) -> Expr:
-    return product(factors)

@@ -221,15 +221,15 @@ def axes_of(roles: Roles, exprs: Iterable[Expr]) -> tuple[str, ...]:
     return tuple(axis for axis in (roles.key, roles.value) if axis in found)
 
 
-def shape_comment(roles: Roles, leaf: Leaf) -> str:
-    """``g [B, T, H]``."""
+def shape_comment(leaf: Leaf) -> str:
+    """``[B, T, H]``."""
     lead = ("B", "T") if leaf.timed else ()
     return f"[{', '.join((*lead, *leaf.tensor.axes))}]"
 
 
 def leaf_parameters(roles: Roles, leaves: Iterable[Leaf]) -> list[str]:
     """Signature lines of tensors."""
-    return [f"{pointer_name(leaf.tensor.name)},  # {shape_comment(roles, leaf)}" for leaf in leaves]
+    return [f"{pointer_name(leaf.tensor.name)},  # {shape_comment(leaf)}" for leaf in leaves]
 
 
 def flags(leaves: Iterable[Leaf]) -> list[str]:
@@ -286,7 +286,7 @@ class TilesBuilder:
         leaves = tuple(leaves)
         for leaf in leaves:
             name = argument(leaf.tensor.name)
-            self.tensor(pointer_name(leaf.tensor.name), shape_comment(self.scope.roles, leaf), name)
+            self.tensor(pointer_name(leaf.tensor.name), shape_comment(leaf), name)
             if not leaf.tensor.required:
                 self.flags[present(leaf.tensor.name)] = f"{name} is not None"
         self.loads += self.scope.leaf_lines(leaves)

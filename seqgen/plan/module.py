@@ -19,7 +19,6 @@ class ModulePlan:
     """Everything that templates/module.py.jinja places."""
 
     name: str
-    about: str
     version: str
     origin: str
     spec_hash: str
@@ -31,10 +30,6 @@ class ModulePlan:
     """Lines of SPEC: axes, arguments, states and outputs, for programs that make inputs."""
     configs: tuple[tuple[str, tuple[str, ...]], ...]
     """(kernel, one line of Python per entry)."""
-
-    @property
-    def equations(self) -> tuple[str, ...]:
-        return self.op.equations
 
 
 def plan_module(
@@ -60,7 +55,6 @@ def plan_module(
         configs.append((space.kernel, tuple(f"{entry!r}," for entry in entries)))
     return ModulePlan(
         name=recurrence.name,
-        about=recurrence.about,
         version=__version__,
         origin=recurrence.origin,
         spec_hash=spec_hash(recurrence),

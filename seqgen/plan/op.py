@@ -148,7 +148,7 @@ def plan_op(
         about=recurrence.about or f"The operator {recurrence.name}.",
         equations=recurrence.equations,
         docstring=_docstring(recurrence, arguments, states, outputs),
-        reference=plan_reference(recurrence, tuple(names), first),
+        reference=plan_reference(recurrence, tuple(names)),
         arguments=arguments,
         states=states,
         outputs=outputs,

@@ -26,7 +26,7 @@ class ReferencePlan:
     emptied_names: str
 
 
-def plan_reference(recurrence: Recurrence, names: tuple[str, ...], first: str) -> ReferencePlan:
+def plan_reference(recurrence: Recurrence, names: tuple[str, ...]) -> ReferencePlan:
     """The reference of ``recurrence``; ``names`` are the operator's tensor arguments in order."""
     states = recurrence.states
     flip = ".flip(1)" if recurrence.reverse else ""

@@ -10,7 +10,7 @@ Sequences are the outermost factor of the grid.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from seqgen.ir.recurrence import Axis, Output, Recurrence, State
 from seqgen.passes.axes import AxisPlan, split_axes
@@ -264,9 +264,3 @@ def _memory_order(recurrence: Recurrence, block: str | None) -> list[str]:
     main = max(owners, key=lambda o: elements([recurrence.axis(a) for a in o.axes]))
     rest = [axis.name for axis in recurrence.axes if axis.name not in main.axes]
     return [*rest, *main.axes]
-
-
-def with_tokens(tiling: Tiling, length: str, index: str, mask: str) -> Tiling:
-    """``tiling`` with a leading dimension "T": a block of tokens."""
-    token = Dim("T", "T", length, index, mask, exact="False")
-    return replace(tiling, dims=(token, *tiling.dims))

@@ -5,8 +5,7 @@ from operator_table import from_text, recurrence
 
 from seqgen.ir.expr import Number, Reduce, Ref, Size, call, mul
 from seqgen.plan.recurrent import plan_recurrent
-from seqgen.plan.tile import Tile
-from seqgen.plan.tiling import plan_tiling, with_tokens
+from seqgen.plan.tiling import plan_tiling
 from seqgen.plan.triton_printer import Printer
 
 K, V, G = Ref("k", ("H", "K")), Ref("v", ("H", "V")), Ref("g", ("H",))
@@ -60,18 +59,6 @@ def test_sums_mask_what_may_not_be_zero(printer, expr, masked):
 def test_maxima_mask_with_minus_infinity(printer):
     text = printer.print(Reduce("amax", K, "K")).text
     assert text == 'tl.max(keep(k, m_K, EXACT_K, float("-inf")), axis=0)'
-
-
-def test_a_block_of_tokens_comes_first():
-    tiling = with_tokens(plan_tiling(recurrence("linear_attention")), "BT", "o_t", "m_t")
-    printer = Printer(tiling)
-    printer.define("k", Tile("k", ("T", "K"), {"K": 0.0}))
-    printer.define("v", Tile("v", ("T", "V"), {"V": 0.0}))
-    printer.define("g", Tile("g", ("T",)))
-    assert printer.print(mul(mul(K, V), G)).text == (
-        "k[:, :, None] * v[:, None, :] * g[:, None, None]"
-    )
-    assert printer.print(Reduce("sum", K, "K")) == Tile("tl.sum(k, axis=1)", ("T",))
 
 
 def test_the_equation_stands_above_its_lines(printer):
