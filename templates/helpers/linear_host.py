@@ -84,11 +84,8 @@ def _precision(dtype):
 
 
 def _block(wanted, size, dtype, limit):
-    """A block extent within the padded size; fp32 tiles of at most ``limit`` fit.
-
-    Never below 64: products of narrower tiles came out wrong on Hopper (Triton 3.6).
-    """
-    extent = min(wanted, max(64, _power_of_2(size)))  # noqa: F821
+    """A block extent within the padded size; fp32 tiles of at most ``limit`` fit."""
+    extent = min(wanted, max(16, _power_of_2(size)))  # noqa: F821
     return min(extent, limit) if dtype == torch.float32 else extent
 
 
