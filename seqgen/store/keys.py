@@ -36,7 +36,8 @@ def source_hash(source: str) -> str:
     Args:
         source: text of one kernel and its helpers, knobs as ``tl.constexpr`` parameters.
     """
-    return hashlib.sha256(ast.dump(ast.parse(source)).encode()).hexdigest()
+    # Not ast.dump: that text changes with the version of Python.
+    return hashlib.sha256(ast.unparse(ast.parse(source)).encode()).hexdigest()
 
 
 def log2_bucket(count: int) -> int:

@@ -36,6 +36,8 @@ def check(
     cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
     seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
     module = build(op, schedule, folder, **{"num_warps": 4, **options})
+    # Narrow tiles go token by token on a GPU; here they keep the interpreter quick.
+    module._linear_fits = lambda sizes: sizes["T"] >= 16
     return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)
 
 
