@@ -95,6 +95,13 @@ class _Built:
     def failed(self) -> bool:
         return any(report.problem for report in self.reports)
 
+    @property
+    def later(self) -> list[str]:
+        """Kernels of the file that the default sizes do not launch."""
+        reported = {report.kernel for report in self.reports} | {"operator"}
+        kernels = [space.kernel for space in self.compiled.schedule.spaces]
+        return [kernel for kernel in kernels if kernel not in reported]
+
     def announce(self) -> None:
         """Print what was written; notes go to stderr."""
         compiled, lines = self.compiled, self.compiled.module.source.count("\n")
@@ -131,6 +138,10 @@ class _Built:
         print(f"  compiled for {self.gpu.name} ({self.dtype}, default sizes):")
         for line in report_table(self.reports):
             print(f"    {line}", flush=True)
+        if self.later:
+            serial = all(kernel.startswith("recurrent_") for kernel in self.later)
+            uses = " (token-serial: decode step, short sequences)" if serial else ""
+            print(f"  compiled at first use: {', '.join(self.later)}{uses}")
         if self.failed:
             print(f"  {name} cannot run on {self.gpu.name} as it is.", file=sys.stderr)
             return
@@ -150,6 +161,7 @@ class _Built:
             "spec_hash": self.compiled.module.spec_hash,
             "content_hash": self.compiled.module.content_hash,
             "kernels": [report.row() for report in self.reports],
+            "compiled_at_first_use": self.later,
             "passed": not self.failed,
         }
 

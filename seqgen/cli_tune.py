@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from seqgen.errors import UsageError
 
 if TYPE_CHECKING:
+    from seqgen.gpu.table import Gpu
     from seqgen.plan.knobs import KernelSpace
     from seqgen.tune.results import KernelTask
 
@@ -67,6 +68,23 @@ def parse_budget(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def _gpu_here() -> Gpu:
+    """The GPU to measure on.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from seqgen.gpu.detect import detect_gpu
+
+    try:
+        return detect_gpu()
+    except UsageError:
+        raise UsageError(
+            "Tuning measures on the GPU of this machine, and torch sees none here. Run it where "
+            "the GPU is; '--dry-run' prints the search spaces anywhere."
+        ) from None
+
+
 def _tune(options: argparse.Namespace) -> int:
     from seqgen.build import compile_spec, read_spec
     from seqgen.gpu.table import find_gpu
@@ -79,7 +97,7 @@ def _tune(options: argparse.Namespace) -> int:
     shapes = [parse_shape(text) for text in options.shapes]
     budget = parse_budget(options.budget)
     specs = [read_spec(path) for path in options.specs]
-    gpu = find_gpu("h100" if options.dry_run else "auto")
+    gpu = find_gpu("h100") if options.dry_run else _gpu_here()
     jobs = []
     for spec in specs:
         compiled = compile_spec(spec, gpu)

@@ -54,9 +54,9 @@ class KernelReport:
 
 
 def report_table(reports: Sequence[KernelReport]) -> list[str]:
-    """The lines of a table: one per kernel, and one more for each that cannot run."""
+    """The lines of a table: one per kernel, and one more where it spills or cannot run."""
     width = max([len("kernel"), *(len(report.kernel) for report in reports)])
-    lines = [f"{'kernel':<{width}} {'regs':>5} {'spill B':>9} {'smem KB':>8}  {'config':<9} knobs"]
+    lines = [f"{'kernel':<{width}} {'regs':>5} {'spill B':>11} {'smem KB':>8}  {'config':<9} knobs"]
     for report in reports:
         r, knobs = report.resources, " ".join(f"{k}={v}" for k, v in report.config.items() if v)
         if r is None:
@@ -65,9 +65,11 @@ def report_table(reports: Sequence[KernelReport]) -> list[str]:
         spills = f"{r.spill_store_bytes}/{r.spill_load_bytes}"
         shared = f"{r.shared_bytes / 1024:.0f}"
         lines.append(
-            f"{report.kernel:<{width}} {r.registers:>5} {spills:>9} {shared:>8}  "
+            f"{report.kernel:<{width}} {r.registers:>5} {spills:>11} {shared:>8}  "
             f"{report.origin:<9} {knobs}"
         )
+        if r.spill_store_bytes or r.spill_load_bytes:
+            lines.append(f"{'':<{width}} spills: what exceeds its registers goes through memory")
         if report.problem:
             lines.append(f"{'':<{width}} cannot launch: {report.problem}")
     return lines

@@ -61,7 +61,7 @@ class Comparison:
 
 
 def run_verify(source: Path, dtypes: list[str] | None, as_json: bool) -> int:
-    """Verify a spec or a built file; prints a table and returns the exit status."""
+    """Verify a spec or a built file; prints a table, a verdict, and returns the exit status."""
     if dtypes is None:
         dtypes = ["fp32", "bf16" if _has_gpu() else "fp16"]
     elif "bf16" in dtypes and not _has_gpu():
@@ -81,7 +81,8 @@ def run_verify(source: Path, dtypes: list[str] | None, as_json: bool) -> int:
     failed = sum(not c.passed for c in comparisons)
     where = "on this GPU" if _has_gpu() else "in Triton's interpreter (no GPU here)"
     summary = f"{module.SPEC['operator']}: {len(comparisons) - failed} of {len(comparisons)} agree"
-    print(f"{summary} with float64, {where}.", file=sys.stderr)
+    # With --json, stdout is for programs alone.
+    print(f"{summary} with float64, {where}.", file=sys.stderr if as_json else sys.stdout)
     return 1 if failed else 0
 
 

@@ -281,6 +281,31 @@ def test_tune_shows_its_search_space(folder: Path, capsys: pytest.CaptureFixture
     assert re.search(r"_forward: \d+ configurations \(", capsys.readouterr().out)
 
 
+def test_tune_needs_the_gpu_here(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(["tune", "spec.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "Tuning measures on the GPU of this machine, and torch sees none here. Run it where the "
+        "GPU is; '--dry-run' prints the search spaces anywhere.\n"
+    )
+
+
+def test_build_names_kernels_that_it_does_not_report(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("triton")
+    example = str(Path(__file__).parents[1] / "examples" / "simple_gla.yaml")
+    assert main(["build", example, "--gpu", "h100"]) == 0
+    report = capsys.readouterr().out
+    assert "\n    linear_backward " in report and "\n    recurrent_" not in report
+    assert (
+        "\n  compiled at first use: recurrent_forward, recurrent_backward "
+        "(token-serial: decode step, short sequences)\n" in report
+    )
+
+
 def test_a_reader_that_leaves(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = f"{sys.executable} -m seqgen build spec.yaml --gpu h100 --emit source | head -c 1"

@@ -1,12 +1,22 @@
 """What ``seqgen verify`` compares, and that it can fail. Kernels are not run here."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import seqgen
-from seqgen.verify import decayed, random_values, relative_error, verify, verify_cases
+from seqgen.verify import (
+    Comparison,
+    decayed,
+    random_values,
+    relative_error,
+    run_verify,
+    verify,
+    verify_cases,
+)
 from tests.operator.operators import SPECS
 
 
@@ -48,6 +58,22 @@ def test_a_wrong_operator_fails(module, change, wrong):
     rows = verify(broken(module, change), "fp32")
     failed = {row.tensor for row in rows if not row.passed}
     assert wrong in failed
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_verdict_is_the_last_line(as_json, module, monkeypatch, capsys):
+    """For programs stdout is JSON and nothing else."""
+    rows = [Comparison("T=1", "o", 1e-6, 1e-4), Comparison("T=1", "d q", 1.0, 1e-4)]
+    monkeypatch.setattr("seqgen.verify._load", lambda source: module)
+    monkeypatch.setattr("seqgen.verify.verify", lambda module, dtype: rows)
+    assert run_verify(Path("simple_gla.yaml"), ["fp32"], as_json) == 1
+    shown = capsys.readouterr()
+    verdict = "simple_gla: 1 of 2 agree with float64, "
+    if as_json:
+        assert [row["passed"] for row in json.loads(shown.out)] == [True, False]
+        assert shown.err.startswith(verdict)
+    else:
+        assert shown.out.splitlines()[-1].startswith(verdict) and shown.err == ""
 
 
 def test_decays_of_every_strength():
