@@ -25,7 +25,8 @@ def show_structure(structure: Structure) -> str:
     for component in structure.components:
         lines += ["", *show_component(structure, component), *show_reasons(component)]
     if structure.fused:
-        lines += ["", *(f"one pass can carry {' and '.join(names)}" for names in structure.fused)]
+        same = (f"{' and '.join(names)} have the same decay and keys" for names in structure.fused)
+        lines += ["", *same]
     lines.append("")
     for output in structure.outputs:
         lines.append(f"output {output.name}[{', '.join(output.axes)}] = {show(output.value)}")

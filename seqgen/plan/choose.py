@@ -21,6 +21,7 @@ def choose_schedule(recurrence: Recurrence, structure: Structure) -> SchedulePla
         return universal
     fast = plan_linear(recurrence, structure, universal)
     if isinstance(fast, str):
-        note = f"The linear family's chunkwise schedule does not cover this operator: {fast}."
+        reason = fast[0].upper() + fast[1:]
+        note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."
         return replace(universal, notes=(*universal.notes, note))
     return fast

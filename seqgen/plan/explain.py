@@ -17,6 +17,7 @@ from seqgen.passes.structure import Component, Structure, analyse
 from seqgen.passes.structure_text import show_component, show_reasons
 from seqgen.plan.choose import choose_schedule
 from seqgen.plan.cost import Cost, Work, token_cost
+from seqgen.plan.knobs import Config
 from seqgen.plan.schedule import SchedulePlan
 from seqgen.spec.model import Spec
 
@@ -24,7 +25,10 @@ WIDTH = 96
 TOKENS = 32768
 """Tokens for which the least time is printed; one launch of a long training batch."""
 
-SCHEDULES = {"recurrent": "token by token, state in registers; runs every operator"}
+SCHEDULES = {
+    "linear": "chunkwise, matrix products on chunks of 64 tokens",
+    "recurrent": "token-serial, state in registers; runs every operator",
+}
 
 
 def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) -> str:
@@ -43,11 +47,11 @@ def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) ->
     sections = [
         ("Equations", list(recurrence.equations)),
         ("Normal form", _normal_form(structure)),
-        ("Families", _families(structure)),
+        ("Families", _families(structure, schedule)),
         ("States", _states(recurrence, cost)),
         ("Axes, token by token", _axes(recurrence, axes)),
         ("Schedule", _schedule(structure, schedule)),
-        (f"Work per token{_assumptions(cost)}", _work(cost)),
+        (f"Work per token{_assumptions(cost)}", _work(cost, schedule)),
         (f"Least time for {TOKENS} tokens on {_rates(gpu, dtype)}", _times(cost, gpu)),
     ]
     lines = [recurrence.name, *([recurrence.about] if recurrence.about else [])]
@@ -100,7 +104,7 @@ def _normal_form(structure: Structure) -> list[str]:
     return lines
 
 
-def _families(structure: Structure) -> list[str]:
+def _families(structure: Structure, schedule: SchedulePlan) -> list[str]:
     lines = [f"operator: {structure.family}"]
     for component in structure.components:
         others = component.applicable[1:]
@@ -109,7 +113,8 @@ def _families(structure: Structure) -> list[str]:
         lines += show_reasons(component)
         lines += _cautions(component)
     for names in structure.fused:
-        lines.append(f"{' and '.join(names)} have the same decay and keys: one pass can carry them")
+        taken = "takes them together" if schedule.name == "linear" else "makes no use of that"
+        lines.append(f"{' and '.join(names)} have the same decay and keys; the schedule {taken}")
     return lines
 
 
@@ -152,17 +157,23 @@ def _axes(recurrence: Recurrence, plan: AxisPlan) -> list[str]:
 
 
 def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
-    what = SCHEDULES.get(schedule.name)
-    lines = [f"{schedule.name}{f': {what}' if what else ''}"]
-    if schedule.name == "recurrent" and structure.family != "recurrent":
-        lines.append(f"no faster schedule takes this form of '{structure.family}' yet")
+    lines = [f"{schedule.name}: {SCHEDULES[schedule.name]}"]
+    if schedule.name == "recurrent" and structure.family not in ("recurrent", "linear"):
+        lines.append(f"The family {structure.family} has no faster schedule yet.")
     lines += schedule.notes
-    defaults = {space.kernel: space.default for space in schedule.spaces}
+    if schedule.fallback:
+        lines.append(schedule.fallback)
     rows = [
-        [part.name, ", ".join(f"{k}={v}" for k, v in defaults.get(part.name, {}).items())]
-        for part in schedule.kernels
+        [name, ", ".join(f"{k}={v}" for k, v in default.items())]
+        for name, default in _kernels(schedule).items()
     ]
     return lines + _table([["kernel", "default configuration"], *rows])
+
+
+def _kernels(schedule: SchedulePlan) -> dict[str, Config]:
+    """The kernels with their default configurations; a kernel may have several templates."""
+    defaults = {space.kernel: space.default for space in schedule.spaces}
+    return {part.name: defaults[part.name] for part in schedule.kernels if part.name in defaults}
 
 
 def _assumptions(cost: Cost) -> str:
@@ -171,12 +182,19 @@ def _assumptions(cost: Cost) -> str:
     return f" (default sizes {sizes}{chunk}; {cost.dtype})"
 
 
-def _work(cost: Cost) -> list[str]:
+def _work(cost: Cost, schedule: SchedulePlan) -> list[str]:
     rows = [["", "bytes", "matrix FLOP", "other FLOP", "special functions"]]
     for name, work in (("forward", cost.forward), ("backward", cost.backward)):
         values = (work.bytes, work.dots, work.pointwise, work.special)
         rows.append([name, *(f"{value:,.0f}" for value in values)])
-    return [*_table(rows, right=4), "bytes: every input, output and gradient with a time axis once"]
+    lines = [
+        *_table(rows, right=4),
+        "bytes: every input, output and gradient with a time axis once",
+    ]
+    if cost.chunk is not None:
+        also = ", though the schedule is token-serial" if schedule.name == "recurrent" else ""
+        lines.append(f"FLOP: those of the family's chunkwise form{also}")
+    return lines
 
 
 def _rates(gpu: Gpu, dtype: str) -> str:
@@ -242,7 +260,8 @@ def _data(
             "partial_gradients": {name: list(missing) for name, missing in axes.partial},
         },
         "schedule": schedule.name,
-        "kernels": [part.name for part in schedule.kernels],
+        "kernels": list(_kernels(schedule)),
+        "token_serial_where": schedule.fallback,
         "cost_per_token": {
             "sizes": dict(cost.sizes),
             "dtype": cost.dtype,

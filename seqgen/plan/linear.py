@@ -59,11 +59,14 @@ def plan_linear(
     backward = f"gradients = _linear_backward({call}, {', '.join(calls.cotangents)})"
     shared = [name for name in universal.helpers if name != "arithmetic"]
     fits = "_linear_fits(sizes)"
+    steps = "" if recurrence.reverse else "decode steps, and "
+    fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
     if roles.normaliser is not None:
         # The gradient of a quotient is a small difference of large terms: half-precision tiles
         # miss the error limit (dq 0.009 in bf16 on an H200).
         io = next(t for t in recurrence.inputs if t.required and t.dtype is None)
         fits = f"{io.name}.dtype == torch.float32 and {fits}"
+        fallback += ", or with tensors in float16 or bfloat16"
     return SchedulePlan(
         name="linear",
         helpers=("arithmetic", *shared, *HELPERS),
@@ -72,6 +75,7 @@ def plan_linear(
         backward_call=_choice(fits, backward, universal.backward_call),
         spaces=(*_spaces(small), *universal.spaces),
         notes=universal.notes,
+        fallback=f"The token-serial kernels take {fallback}.",
     )
 
 

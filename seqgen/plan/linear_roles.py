@@ -140,7 +140,10 @@ def _component(recurrence: Recurrence, structure: Structure) -> Component:
     _require(len(form.steps) == 1, "a token takes several steps")
     _require(len(component.step.writes) == 1, "a token writes several products")
     decays = ("none", "head constant", "scalar")
-    _require(component.decay in decays, f"the decay is per {component.decay}")
+    _require(
+        component.decay in decays,
+        f"the decay is per {component.decay} and not one number per token and head",
+    )
     _require(len(form.head_axes) <= 1, "the state has several head axes")
     _require(len(form.key_axes) == 1, "several axes are contracted together")
     _require(len(form.value_axes) == 1, "the state has several value axes")

@@ -82,7 +82,7 @@ def plan_rows(roles: Roles) -> Rows:
     leaves = leaves_of(roles, program)
     forward = _forward(roles, values, program, leaves)
     if roles.normaliser is not None and (roles.write is not None or roles.decay is not None):
-        raise NoFastFormError("a normaliser with decays or weights")
+        raise NoFastFormError("a normaliser stands together with a decay or weights")
     used = {leaf.tensor.value for leaf in leaves}
     shared = [role for role in roles.tiles if role.leaf and role.leaf.tensor.value in used]
     back = values + [

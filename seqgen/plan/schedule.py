@@ -25,7 +25,8 @@ class SchedulePlan:
     ``want_final`` and ``sizes``; ``backward_call`` sets ``gradients``, one per argument and
     initial state, from the same names and ``d_<output>``, ``d_<state>_final`` (None if absent).
     ``spaces`` declares the knobs of each kernel, with the configuration for where nothing was
-    tuned. ``notes`` are sentences that a user should read when the operator is built.
+    tuned. ``notes`` are sentences that a user should read when the operator is built. ``fallback``
+    says when the calls take the token-serial kernels instead; "" if they never do.
     """
 
     name: str
@@ -35,3 +36,4 @@ class SchedulePlan:
     backward_call: tuple[str, ...]
     spaces: tuple[KernelSpace, ...]
     notes: tuple[str, ...] = ()
+    fallback: str = ""

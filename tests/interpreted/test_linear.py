@@ -237,12 +237,13 @@ def test_odd_operators(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gla", "the decay is per key"),
-        ("rwkv6", "the decay is per key"),
+        ("gla", "The decay is per key and not one number per token and head"),
+        ("rwkv6", "The decay is per key and not one number per token and head"),
     ],
 )
 def test_what_is_not_covered_says_why(name, reason):
     op = example(name)
     schedule = choose_schedule(op, analyse(op))
     assert schedule.name == "recurrent"
-    assert schedule.notes[-1].endswith(f"does not cover this operator: {reason}.")
+    advice = "that has no chunkwise schedule yet. The operator runs token by token."
+    assert schedule.notes[-1] == f"{reason}: {advice}"

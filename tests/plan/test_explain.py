@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from operator_table import SPECS
 
+from seqgen.build import compile_spec
 from seqgen.errors import SpecError
 from seqgen.gpu.table import find_gpu
 from seqgen.plan.explain import explain
@@ -68,6 +69,61 @@ def test_text_up_to_the_schedule():
     assert text[: len(BEFORE_SCHEDULE)] == BEFORE_SCHEDULE
 
 
+def test_schedule_of_a_linear_operator():
+    text = explain(parse_spec(GATED, "gated.yaml"), H200)
+    lines = text[text.index("\nSchedule\n") : text.index("\nWork per token")].splitlines()[2:]
+    assert lines[:2] == [
+        "  linear: chunkwise, matrix products on chunks of 64 tokens",
+        "  The token-serial kernels take decode steps, and calls with T < 16 or K or V outside"
+        " 33 to 512.",
+    ]
+    names = [line.split()[0] for line in lines[3:]]
+    assert len(names) == len(set(names)) and "linear" not in names
+    assert {"linear_state", "linear_backward", "recurrent_forward"} <= set(names)
+    data = json.loads(explain(parse_spec(GATED, "gated.yaml"), H200, as_json=True))
+    assert data["kernels"] == names
+    backwards = explain(parse_spec(GATED + "scan: {order: reverse}\n", "gated.yaml"), H200)
+    assert (
+        "\n  The token-serial kernels take calls with T < 16 or K or V outside 33 to 512.\n"
+        in backwards
+    )
+
+
+def test_limits_are_those_of_the_generated_file():
+    source = compile_spec(parse_spec(GATED, "gated.yaml"), H200).module.source
+    assert 'extents = (sizes["K"], sizes["V"])' in source
+    assert 'return sizes["T"] >= 16 and min(extents) >= 33 and max(extents) <= 512' in source
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("gla", "The decay is per key and not one number per token and head: that has no "),
+        (
+            "mlstm",
+            "There are several states: that has no chunkwise schedule yet. The operator runs ",
+        ),
+        ("deltanet", "The family delta has no faster schedule yet."),
+        ("mlstm", "C and n have the same decay and keys; the schedule makes no use of that"),
+        ("normalised", "S and z have the same decay and keys; the schedule takes them together"),
+        ("normalised", "K or V outside 33 to 512, or with tensors in float16 or bfloat16."),
+        ("deltanet", "FLOP: those of the family's chunkwise form, though the schedule is token-"),
+    ],
+)
+def test_why_it_is_no_faster(name, sentence):
+    assert sentence in " ".join(explain(parse_spec(SPECS[name], name), H200).split())
+
+
+def test_a_normaliser_with_a_decay_is_refused_in_a_sentence():
+    spec = GATED.replace("{S: [H, K, V]}", "{S: [H, K, V], z: [H, K]}")
+    spec = spec.replace('"S = g*S + k*v"', '"S = g*S + k*v", "z = g*z + k"')
+    spec = spec.replace("sum(q*S, K)", "sum(q*S, K) / (sum(q*z, K) + 1)")
+    assert (
+        "A normaliser stands together with a decay or weights: that has no chunkwise schedule yet. "
+        "The operator runs token by token."
+    ) in " ".join(explain(parse_spec(spec, "gated.yaml"), H200).split())
+
+
 def test_work_and_least_time():
     text = explain(parse_spec(GATED, "gated.yaml"), H200)
     work = text[text.index("Work per token") :].splitlines()
@@ -75,10 +131,11 @@ def test_work_and_least_time():
     assert work[0] == "Work per token (default sizes H=2 K=64 V=64; chunk 64; bf16)"
     assert work[2].split()[:3] == ["forward", "1,032", f"{2 * 32768:,}"]
     assert work[3].split()[:3] == ["backward", "1,808", f"{2 * 81920:,}"]
-    assert work[6] == "Least time for 32768 tokens on NVIDIA H200 (4.80 TB/s, 989 TFLOP/s bf16)"
+    assert work[5] == "  FLOP: those of the family's chunkwise form"
+    assert work[7] == "Least time for 32768 tokens on NVIDIA H200 (4.80 TB/s, 989 TFLOP/s bf16)"
     forward, backward = 1032 * 32768 / 4.8e12, 1808 * 32768 / 4.8e12
-    assert work[7].split() == ["forward", f"{forward * 1e6:.1f}", "us", "limited", "by", "memory"]
-    assert work[9].split() == ["both", f"{(forward + backward) * 1e6:.1f}", "us"]
+    assert work[8].split() == ["forward", f"{forward * 1e6:.1f}", "us", "limited", "by", "memory"]
+    assert work[10].split() == ["both", f"{(forward + backward) * 1e6:.1f}", "us"]
 
 
 @pytest.mark.parametrize("name", SPECS)
