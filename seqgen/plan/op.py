@@ -66,11 +66,16 @@ class OpPlan:
     backward_call: tuple[str, ...]
     required: str
     optional: str
+    note: str  # text literal behind messages on states, where there are optional arguments
+    note_argument: str  # of one state: a tensor is no tuple of several
     names: str
+    labels: str  # of all tensors, as messages call them
+    all_step_labels: str
     first: str
     first_index: int
     first_casts: bool
     size_checks: tuple[str, ...]
+    step_size_checks: tuple[str, ...]
     state_names: str
     final_names: str
     output_names: str
@@ -125,10 +130,13 @@ def plan_op(
     )
     io = [t.name for t in ordered if t.kind == "input" and t.dtype is None and t.required]
     first = io[0] if io else next(t.name for t in ordered if t.kind == "input")
-    arguments = tuple(_argument(tensor) for tensor in ordered)
+    arguments = tuple(_argument(tensor, first) for tensor in ordered)
     names = [a.name for a in arguments]
     needed = [a.name for a in arguments if a.required]
     options = [a.name for a in arguments if not a.required]
+    # A tensor that was given by place is taken for the initial state.
+    note = f'" Optional tensors ({", ".join(options)}) are keyword-only."' if options else ""
+    size_checks = _size_checks(recurrence)
     finals = [f"{s.name}_final" for s in states]
     results = [o.name for o in outputs]
     state_class = "".join(part.capitalize() for part in recurrence.name.split("_")) + "State"
@@ -156,11 +164,16 @@ def plan_op(
         backward_call=backward_call,
         required=" ".join(f"{name}," for name in needed),
         optional=" ".join(f"{name}=None," for name in options),
+        note=note and f" {note}",
+        note_argument=f", note={note}" if note and not several else "",
         names=", ".join(names),
+        labels=_quoted([*names, *(s.label for s in states)]),
+        all_step_labels=_quoted([*names, *(s.step_label for s in states)]),
         first=first,
         first_index=names.index(first),
         first_casts=bool(io),
-        size_checks=_size_checks(recurrence),
+        size_checks=size_checks,
+        step_size_checks=tuple(line.replace("_NAME", "_STEP") for line in size_checks),
         state_names=", ".join(f"{s.name}_0" for s in states),
         final_names=", ".join(finals),
         output_names=", ".join(results),
@@ -202,6 +215,10 @@ def _lines(items: list[str]) -> str:
     return ",\n    ".join(items)
 
 
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
 def _tensor_type(required: bool) -> str:
     return "torch.Tensor" if required else "Optional[torch.Tensor]"
 
@@ -222,11 +239,11 @@ def _names(axes: tuple[str, ...]) -> str:
     return "(" + ", ".join(f'"{axis}"' for axis in axes) + ("," * (len(axes) == 1)) + ")"
 
 
-def _argument(tensor: Tensor) -> Argument:
+def _argument(tensor: Tensor, first: str) -> Argument:
     is_input = tensor.kind == "input"
     declared = not is_input or tensor.dtype == "float32"
-    dtype = "torch.float32, also=io" if declared else "io, cast"
-    taken = f'_take(_NAME, "{tensor.name}", {tensor.name}, device, {dtype})'
+    dtype = "torch.float32, also=io" if declared else f'io, cast, like="{first}"'
+    taken = f'_take(op_name, "{tensor.name}", {tensor.name}, device, {dtype})'
     if not tensor.required:
         taken = f"None if {tensor.name} is None else {taken}"
     axes = (("B", "T") if is_input else ()) + tensor.axes
@@ -246,16 +263,16 @@ def _argument(tensor: Tensor) -> Argument:
         tensor.name,
         _layout(axes),
         tensor.required,
-        _bound(tensor, axes),
-        _bound(tensor, step_axes),
+        _bound("_NAME", tensor, axes),
+        _bound("_STEP", tensor, step_axes),
         taken,
         about=", ".join(about),
     )
 
 
-def _bound(tensor: Tensor, axes: tuple[str, ...]) -> str:
+def _bound(op_name: str, tensor: Tensor, axes: tuple[str, ...]) -> str:
     """The statement that binds ``tensor`` to ``axes``."""
-    text = f'_bind(_NAME, sizes, "{tensor.name}", {tensor.name}, {_names(axes)})'
+    text = f'_bind({op_name}, sizes, "{tensor.name}", {tensor.name}, {_names(axes)})'
     return text if tensor.required else f"if {tensor.name} is not None:\n        {text}"
 
 

@@ -67,7 +67,7 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         exports=", ".join(f'"{name}"' for name in exports),
         helper_text="\n\n".join(
             helper_source(name)
-            for name in ("select", "arguments", "compile", *plan.schedule.helpers)
+            for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
         ),
         kernel_text="\n\n".join(render(k.template, k.plan) for k in plan.schedule.kernels),
         reference_text=render("reference.py.jinja", op),

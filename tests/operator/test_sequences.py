@@ -154,15 +154,21 @@ def one_token(module):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_a_step_refuses_a_state_with_a_gradient(load, name):
+def test_a_step_refuses_gradients(load, name):
     case, step = one_token(load(name))
-    case.states[0].requires_grad_()
     before = case.states[0].detach().clone()
-    label = "state" if len(case.states) == 1 else f"state.{next(iter(case.module.SPEC['states']))}"
-    with pytest.raises(RuntimeError) as caught:
-        step()
-    assert str(caught.value) == f"{name}_step: '{label}' requires a gradient; a step has none."
-    assert torch.equal(case.states[0].detach(), before)
+    state = "state" if len(case.states) == 1 else f"state.{next(iter(case.module.SPEC['states']))}"
+    for label, tensor in {**case.arguments, state: case.states[0]}.items():
+        tensor.requires_grad_()
+        with pytest.raises(RuntimeError) as caught:
+            step()
+        assert str(caught.value) == (
+            f"{name}_step: '{label}' requires a gradient; a step has none. "
+            "Call it under torch.no_grad()."
+        )
+        assert torch.equal(case.states[0].detach(), before)
+        tensor.requires_grad_(False)
+    case.states[0].requires_grad_()
     with torch.no_grad():
         step()
     assert not torch.equal(case.states[0].detach(), before)
