@@ -97,7 +97,9 @@ def test_sizes_that_do_not_fit_are_a_message(
     (folder / "coupled.yaml").write_text(COUPLED, encoding="utf-8")
     assert main(["build", "coupled.yaml", "--gpu", "h100"]) == 1
     note, error = capsys.readouterr().err.splitlines()
-    assert note.startswith("  Note: The recurrent schedule keeps K = 512, V = 512 in one program")
+    assert note.startswith(
+        "  Note: The token-serial schedule keeps K = 512, V = 512 in one program"
+    )
     assert error == (
         "seqgen: The kernels refuse these sizes. coupled: one program must hold all of [K, V] = "
         "[512, 512], 262144 fp32 elements with padding; at most 16384 fit."

@@ -51,7 +51,7 @@ def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) ->
         ("States", _states(recurrence, cost)),
         ("Axes, token by token", _axes(recurrence, axes)),
         ("Schedule", _schedule(structure, schedule)),
-        (f"Work per token{_assumptions(cost)}", _work(cost, schedule)),
+        (f"Work per token{_assumptions(cost)}", _work(cost)),
         (f"Least time for {TOKENS} tokens on {_rates(gpu, dtype)}", _times(cost, gpu)),
     ]
     lines = [recurrence.name, *([recurrence.about] if recurrence.about else [])]
@@ -182,7 +182,7 @@ def _assumptions(cost: Cost) -> str:
     return f" (default sizes {sizes}{chunk}; {cost.dtype})"
 
 
-def _work(cost: Cost, schedule: SchedulePlan) -> list[str]:
+def _work(cost: Cost) -> list[str]:
     rows = [["", "bytes", "matrix FLOP", "other FLOP", "special functions"]]
     for name, work in (("forward", cost.forward), ("backward", cost.backward)):
         values = (work.bytes, work.dots, work.pointwise, work.special)
@@ -192,8 +192,9 @@ def _work(cost: Cost, schedule: SchedulePlan) -> list[str]:
         "bytes: every input, output and gradient with a time axis once",
     ]
     if cost.chunk is not None:
-        also = ", though the schedule is token-serial" if schedule.name == "recurrent" else ""
-        lines.append(f"FLOP: those of the family's chunkwise form{also}")
+        lines.append(
+            "FLOP: of the family's chunkwise form, also where the schedule is token-serial"
+        )
     return lines
 
 

@@ -340,8 +340,8 @@ class Program:
             if (count := elements(axes)) > TILE_LIMIT:
                 sizes = ", ".join(f"{axis.name} = {axis.size}" for axis in axes)
                 found.append(
-                    f"The recurrent schedule keeps {sizes} in one program: {count} fp32 elements "
-                    f"at the default sizes, at most {TILE_LIMIT} fit. It will refuse to run there."
+                    f"The token-serial schedule keeps {sizes} in one program: {count} fp32 "
+                    f"elements at the default sizes, at most {TILE_LIMIT} fit. It will refuse to run there."
                 )
         return tuple(found)
 

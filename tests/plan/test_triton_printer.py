@@ -83,6 +83,6 @@ def test_a_note_on_sizes_that_cannot_run():
         """
     )
     assert plan_recurrent(op).notes == (
-        "The recurrent schedule keeps K = 256, V = 256 in one program: 65536 fp32 elements at "
+        "The token-serial schedule keeps K = 256, V = 256 in one program: 65536 fp32 elements at "
         "the default sizes, at most 16384 fit. It will refuse to run there.",
     )
