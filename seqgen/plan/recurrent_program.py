@@ -341,7 +341,8 @@ class Program:
                 sizes = ", ".join(f"{axis.name} = {axis.size}" for axis in axes)
                 found.append(
                     f"The token-serial schedule keeps {sizes} in one program: {count} fp32 "
-                    f"elements at the default sizes, at most {TILE_LIMIT} fit. It will refuse to run there."
+                    f"elements at the default sizes, at most {TILE_LIMIT} fit. It will refuse to "
+                    "run there."
                 )
         return tuple(found)
 
