@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, inspect, make_url, select, update
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
@@ -176,10 +177,23 @@ def write_session(engine: Engine, name: str) -> Iterator[Session]:
             # Take the write lock at once: two writers then wait for each other (busy_timeout)
             # instead of failing when both try to upgrade a read lock.
             if engine.url.database and not engine.url.query:
-                session.connection().exec_driver_sql("PRAGMA journal_mode = WAL")
+                _use_wal(session)
             session.connection().exec_driver_sql("BEGIN IMMEDIATE")
         yield session
         session.commit()
+
+
+def _use_wal(session: Session) -> None:
+    """Keep the file in WAL mode; while another process switches, SQLite answers without waiting."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            session.connection().exec_driver_sql("PRAGMA journal_mode = WAL")
+            return
+        except OperationalError as error:
+            if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 @contextmanager
