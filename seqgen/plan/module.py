@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from seqgen import __version__
 from seqgen.ir.printer import spec_hash
 from seqgen.ir.recurrence import Recurrence
-from seqgen.plan.op import OpPlan, plan_op
+from seqgen.plan.op import OpPlan, literal, plan_op
 from seqgen.plan.schedule import SchedulePlan
 
 Entry = Mapping[str, object]
@@ -75,8 +75,9 @@ def _describe(recurrence: Recurrence) -> tuple[str, ...]:
     lines += ["},", '"arguments": {']
     for tensor in recurrence.argument_order():
         fields = {key: getattr(tensor, key) for key in ("kind", "axes", "dtype", "required")}
-        low, high = tensor.range or (None, None)
-        span = "None" if low is None else f"({_number(low)}, {_number(high)})"
+        span = "None"
+        if tensor.range is not None:
+            span = f"({literal(tensor.range[0])}, {literal(tensor.range[1])})"
         inner = repr(fields)[1:-1]
         lines.append(f'"{tensor.name}": {{{inner}, "range": {span}}},')
     lines += ["},", '"states": {']
@@ -84,7 +85,3 @@ def _describe(recurrence: Recurrence) -> tuple[str, ...]:
     lines += ["},", '"outputs": {']
     lines += [f'"{output.name}": {output.axes!r},' for output in recurrence.outputs]
     return (*lines, "},")
-
-
-def _number(value: float | None) -> str:
-    return f'float("{value}")' if value in (float("inf"), float("-inf")) else repr(value)

@@ -227,6 +227,11 @@ def _tuple_type(count: int) -> str:
     return f"Tuple[{', '.join(['torch.Tensor'] * count)}]"
 
 
+def literal(value: float) -> str:
+    """``value`` as Python source, infinities included."""
+    return f'float("{value}")' if abs(value) == float("inf") else repr(value)
+
+
 def _layout(axes: tuple[str, ...]) -> str:
     return "[" + ", ".join(axes) + "]"
 
@@ -278,7 +283,7 @@ def _bound(op_name: str, tensor: Tensor, axes: tuple[str, ...]) -> str:
 
 def _state(state: State, several: bool) -> StateArgument:
     axes = ("sequences", *state.axes)
-    init = f'float("{state.init}")' if abs(state.init) == float("inf") else repr(state.init)
+    init = literal(state.init)
     label = f"initial_state.{state.name}" if several else "initial_state"
     step_label = f"state.{state.name}" if several else "state"
     return StateArgument(

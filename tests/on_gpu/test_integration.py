@@ -44,10 +44,20 @@ def test_opcheck_of_the_step(load, name):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_by_inductor(module, dynamic):
+    name, known = module.SPEC["operator"], module.SPEC["arguments"]
+    operator, states = getattr(module, name), len(module.SPEC["states"])
+
     def function(*values):
-        tensors = iter(values)
         # Something to fuse on both sides of the operator.
-        return [2 * r for r in case.map(lambda _: next(tensors) * 1.5)()]
+        values = [1.5 * value for value in values]
+        given = dict(zip(known, values[: len(known)], strict=True))
+        initial = values[-states] if states == 1 else tuple(values[-states:])
+        needed = [given[n] for n in known if known[n]["required"]]
+        options = {n: given[n] for n in known if not known[n]["required"]}
+        *outputs, final = operator(
+            *needed, initial_state=initial, output_final_state=True, **options
+        )
+        return [2 * r for r in (*outputs, *(final if states > 1 else (final,)))]
 
     compiled = torch.compile(function, fullgraph=True, dynamic=dynamic)
     for length in (100, 150) if dynamic else (100,):
