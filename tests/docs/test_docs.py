@@ -108,7 +108,7 @@ def test_schedules_in_the_readme_are_those_that_operators_get(word: str, names: 
     expected = {"chunkwise": "linear", "token-serial": "recurrent"}[word]
     for name in names:
         recurrence, structure = analyse_spec(load_spec(ROOT / "examples" / f"{name}.yaml"))
-        assert choose_schedule(recurrence, structure).name == expected, name
+        assert choose_schedule(recurrence, structure, find_gpu("h200")).name == expected, name
 
 
 def test_links_lead_somewhere() -> None:
