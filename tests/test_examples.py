@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, einsum
 from torch.nn.functional import layer_norm, logsigmoid, silu, softplus
 
+from seqgen.build import analyse_spec
 from seqgen.passes.lower import lower
 from seqgen.reference.interpreter import run
 from seqgen.spec.loader import load_spec
 
-PATHS = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PATHS = sorted(EXAMPLES.glob("*.yaml"))
 B, T, H, K, V, M, R, P = 2, 7, 2, 4, 3, 5, 2, 3
 
 LOOPS = {}
@@ -403,8 +405,33 @@ def draw(recurrence, absent):
             yield tensor.name, value
 
 
-def test_every_example_has_a_loop():
-    assert {path.stem for path in PATHS} == set(LOOPS)
+FAMILIES = {
+    "linear": (
+        "linear_attention linear_attention_normalised retnet lightning_attention simple_gla gla"
+        " value_decay key_value_decay hgrn2 rwkv6 mamba2_ssd mamba3 mlstm gsa abc"
+        " surprise_gated_retention"
+    ),
+    "delta": (
+        "delta_rule gated_delta_rule gated_delta_net gated_delta_product kda gdn2 comba gated_oja"
+        " preconditioned_delta"
+    ),
+    "dplr": "dplr iplr rwkv7",
+    "scan": "hgrn selective_scan",
+    "recurrent": "delta_per_value ttt_linear saturating_memory",
+}
+
+
+def test_every_example_has_a_loop_and_a_family():
+    names = {path.stem for path in PATHS}
+    assert names == set(LOOPS)
+    assert names == set(" ".join(FAMILIES.values()).split())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family):
+    for name in FAMILIES[family].split():
+        _, structure = analyse_spec(load_spec(EXAMPLES / f"{name}.yaml"))
+        assert structure.family == family, name
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
