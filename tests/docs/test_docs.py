@@ -82,6 +82,11 @@ def test_spec_in_the_readme_is_the_example() -> None:
     assert [text for _, _, text in blocks(ROOT / "README.md", "yaml")] == [example]
 
 
+def test_the_readme_counts_the_examples() -> None:
+    count = len(list((ROOT / "examples").glob("*.yaml")))
+    assert f"`examples/` has {count} specs" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_commands_in_the_readme_are_one_line_each() -> None:
     """Each sets up from nothing; CI runs the second (.ci/run)."""
     first, second = (text for _, _, text in blocks(ROOT / "README.md", ""))

@@ -44,7 +44,10 @@ def check(
 
 @pytest.mark.parametrize(
     "name",
-    ["simple_gla", "linear_attention", "retnet", "mamba2_ssd", "surprise_gated_retention"],
+    [
+        *("simple_gla", "linear_attention", "retnet", "lightning_attention"),
+        *("mamba2_ssd", "surprise_gated_retention"),
+    ],
 )
 def test_examples(name, tmp_path):
     check(example(name), tmp_path)
