@@ -25,6 +25,7 @@ def _compile_ahead(inputs, with_gradients):
     kernels = [value for value in globals().values() if isinstance(value, triton.JITFunction)]
 
     def compile_one(kernel, args, kwargs):
+        _wait_for_triton()  # noqa: F821
         with torch.cuda.device(device), contextlib.suppress(Exception):
             compiled = type(kernel).run(kernel, *args, **{**kwargs, "warmup": True})
             compiled.run  # noqa: B018 (builds the launcher too)
@@ -42,7 +43,6 @@ def _compile_ahead(inputs, with_gradients):
         if key in _COMPILED:
             return
         _COMPILED.add(key)
-        _wait_for_triton()  # noqa: F821
         for kernel in kernels:
             intercept(kernel)
         try:
