@@ -349,6 +349,20 @@ def test_default_forms_are_the_examples(qkv, draw, monkeypatch):
         assert spec_hash(analyse_spec(found.spec())[0]) == spec_hash(example), found.name
 
 
+def test_compiles_without_a_break(qkv, draw):
+    g, beta = draw(HV, kind="gate"), draw(HV, kind="rate")
+    v = draw(HV, V)
+
+    def layer(q, k, v, g, beta):
+        options = {"use_qk_l2norm_in_kernel": True, "scale": 0.7, **LAST}
+        o, final = fla.chunk_gated_delta_rule(2 * q, k, v, g, beta, **options)
+        return o + 1, final
+
+    arguments = (*qkv[:2], v, g, beta)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    agree(compiled(*arguments), layer(*arguments), *arguments)
+
+
 def refusal(function, *arguments, **options):
     with pytest.raises(UsageError) as caught:
         function(*arguments, **options)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seqgen.compat.fla.call import Result, State, call, check, needs
-from seqgen.compat.fla.form import QKV, QKV_GROUPED, Form, Operand, decay, plain, queries
+from seqgen.compat.fla.form import QKV, QKV_GROUPED, Form, decay, operand, plain, queries
 
 WRITE = "S = S + beta * k * (v - sum(k * S, K))"
 GROUPED_STATE = (("S", "HV K V"),)
@@ -179,13 +179,13 @@ def _gated_delta_rule(
         "gated_delta_rule",
         (
             *QKV_GROUPED,
-            *(Operand(n, axes[n], True, decay=not (in_kernel and n == "g")) for n in decays),
+            *(operand(n, axes[n], True, decay=not (in_kernel and n == "g")) for n in decays),
             plain("beta", "HV", tensors["beta"], tensors["q"]),
         ),
         (*(f"S = exp({n}) * S" for n in decays), WRITE),
         (*let, *strength(*beta)),
         states=GROUPED_STATE,
-        parameters=tuple(Operand(n, "HV") for n in parameters),
+        parameters=tuple(operand(n, "HV") for n in parameters),
     )
     return call(form, {**tensors, **parameters}, *state)
 
@@ -210,7 +210,7 @@ def chunk_comba(
     let = queries(scale, use_qk_l2norm_in_kernel)
     form = Form(
         "comba",
-        (*QKV, plain("p", "H K"), decay("g", "H"), plain("beta", "H", beta, q)),
+        (*QKV, operand("p", "H K"), decay("g", "H"), plain("beta", "H", beta, q)),
         ("S = exp(g) * S", "S = S + beta * k * (v - sum(p * S, K))"),
         (*let, ("p", "l2norm(p, K)")) if use_qk_l2norm_in_kernel else let,
     )

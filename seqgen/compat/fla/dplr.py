@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from seqgen.compat.fla.call import Result, State, call, check
-from seqgen.compat.fla.form import QKV, Form, Operand, decay, plain, queries
+from seqgen.compat.fla.form import QKV, Form, decay, operand, plain, queries
 
 HEADS_OF_64 = (("K", 64), ("V", 64))
 
@@ -181,7 +181,7 @@ def fused_mul_recurrent_rwkv7(
     form = Form(
         "rwkv7",
         (
-            Operand("r", "H K"),
+            operand("r", "H K"),
             decay("w", "H K"),
             *QKV[1:],
             plain("kk", "H K", kk, r),

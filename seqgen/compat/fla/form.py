@@ -1,61 +1,52 @@
 """Equations behind FLA's functions: one ``Form`` per combination of arguments, built once.
 
-A form is hashable, so that it can be the key of the operators that were built. Where it says the
-same as a spec in ``examples/`` it is the same operator, and takes that one's tuned configurations.
+A form is a tuple of constants and the key of the operator that it was built into. Where it says
+the same as a spec in ``examples/`` it is the same operator, with that one's tuned configurations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from math import inf
 from typing import Any, NamedTuple
 
 from torch import Tensor, float32
+from torch.compiler import assume_constant_result
 
 from seqgen.loading import load
 from seqgen.spec.builder import OperatorBuilder
 from seqgen.spec.model import Spec
 
-
-class Operand(NamedTuple):
-    """How one tensor is declared; ``axes`` are those behind batch and time."""
-
-    name: str
-    axes: str
-    wide: bool = False
-    """Float32 beside inputs of 16 bits."""
-    decay: bool = False
-    """A log-decay, promised not to exceed 0."""
-
-    @property
-    def declared(self) -> dict[str, Any]:
-        """Keywords of ``OperatorBuilder.input`` and ``parameter``."""
-        found: dict[str, Any] = {"dtype": "float32"} if self.wide else {}
-        return found | ({"range": (-inf, 0.0)} if self.decay else {})
+Operand = tuple[str, str, bool, bool]
+"""Name, axes behind batch and time, whether float32 beside 16 bits, whether a log-decay."""
 
 
-def plain(
-    name: str, axes: str, tensor: Tensor | None = None, first: Tensor | None = None
-) -> Operand:
-    """An input; if given, in float32 where ``tensor`` is in float32 and ``first`` is not."""
-    if tensor is None or first is None:
-        return Operand(name, axes)
-    return Operand(name, axes, wide=tensor.dtype == float32 and first.dtype != float32)
+def operand(name: str, axes: str, wide: bool = False, decay: bool = False) -> Operand:
+    """How a tensor is declared; a log-decay is promised not to exceed 0."""
+    return name, axes, wide, decay
+
+
+def plain(name: str, axes: str, tensor: Tensor, first: Tensor) -> Operand:
+    """An input that is in float32 where ``tensor`` is and ``first`` is not."""
+    return operand(name, axes, wide=tensor.dtype == float32 and first.dtype != float32)
 
 
 def decay(name: str, axes: str) -> Operand:
-    """A log-decay, which may stay in float32."""
-    return Operand(name, axes, wide=True, decay=True)
+    """A log-decay with a time axis, which may stay in float32."""
+    return operand(name, axes, wide=True, decay=True)
 
 
-QKV = (Operand("q", "H K"), Operand("k", "H K"), Operand("v", "H V"))
-QKV_GROUPED = (Operand("q", "H K"), Operand("k", "H K"), Operand("v", "HV V"))
+QKV = (operand("q", "H K"), operand("k", "H K"), operand("v", "H V"))
+QKV_GROUPED = (operand("q", "H K"), operand("k", "H K"), operand("v", "HV V"))
 
 
-@dataclass(frozen=True)
-class Form:
+DTYPE = {True: "float32", False: None}
+RANGE = {True: (-inf, 0.0), False: None}
+
+
+class Form(NamedTuple):
     """One operator, as the arguments of ``OperatorBuilder``."""
 
     name: str
@@ -73,20 +64,37 @@ class Form:
         builder = OperatorBuilder(self.name).axes(**dict(self.sizes))
         if any("HV" in axes.split() for _, axes in self.states):
             builder.axis("HV", groups_of="H")
-        for operand in self.inputs:
-            builder.input(operand.name, *operand.axes.split(), **operand.declared)
-        for operand in self.parameters:
-            builder.parameter(operand.name, *operand.axes.split(), **operand.declared)
+        for name, axes, wide, decays in self.inputs:
+            builder.input(name, *axes.split(), dtype=DTYPE[wide], range=RANGE[decays])
+        for name, axes, wide, decays in self.parameters:
+            builder.parameter(name, *axes.split(), dtype=DTYPE[wide], range=RANGE[decays])
         for name, axes in self.states:
             builder.state(name, *axes.split())
         builder.let(**dict(self.let)).update(*self.update).output(o=self.output)
         return builder.scan("reverse" if self.reverse else "forward").build()
 
 
-@cache
+_BUILT: dict[int, Callable[..., Any]] = {}
+_PLACES = count()
+
+
 def operator(form: Form) -> Callable[..., Any]:
     """The function of a form, built at its first use."""
-    return load(form.spec())
+    place: int = _place(*form)
+    return _BUILT[place]
+
+
+@assume_constant_result  # type: ignore[untyped-decorator]
+def _place(*fields: Any) -> int:
+    # torch.compile calls this while it traces, with constants (a NamedTuple is none) and for one.
+    return _build(Form(*fields))
+
+
+@cache
+def _build(form: Form) -> int:
+    place = next(_PLACES)
+    _BUILT[place] = load(form.spec())
+    return place
 
 
 def scaled(scale: float | None, value: str = "q") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from seqgen.compat.fla.call import Result, State, call, check
-from seqgen.compat.fla.form import QKV, Form, Operand, decay, plain, queries
+from seqgen.compat.fla.form import QKV, Form, decay, operand, queries
 
 
 def chunk_gla(
@@ -75,11 +75,11 @@ def _rwkv6(
 ) -> Result:
     form = Form(
         "rwkv6",
-        (Operand("r", "H K"), *QKV[1:], decay("w", "H K")),
+        (operand("r", "H K"), *QKV[1:], decay("w", "H K")),
         ("S = exp(w) * S + k * v",),
         queries(scale, normalise=False, name="r"),
         "sum(r * (prev(S) + u * k * v), K)",
-        parameters=(plain("u", "H K"),),
+        parameters=(operand("u", "H K"),),
         sizes=(("K", 64), ("V", 64)),
         reverse=reverse,
     )
@@ -132,7 +132,7 @@ def _hgrn(
 ) -> Result:
     form = Form(
         "hgrn",
-        (plain("x", "D"), decay("g", "D")),
+        (operand("x", "D"), decay("g", "D")),
         ("h = exp(g) * h + x",),
         output="h",
         states=(("h", "D"),),

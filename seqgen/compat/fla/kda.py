@@ -6,7 +6,7 @@ from torch import Tensor
 
 from seqgen.compat.fla.call import Result, State, call, check, needs
 from seqgen.compat.fla.delta import GROUPED_STATE, WRITE, strength
-from seqgen.compat.fla.form import QKV_GROUPED, Form, Operand, plain, queries
+from seqgen.compat.fla.form import QKV_GROUPED, Form, operand, plain, queries
 
 
 def chunk_kda(
@@ -107,13 +107,13 @@ def _kda(
         "kda",
         (
             *QKV_GROUPED,
-            Operand("g", "HV K", wide=True, decay=not in_kernel),
+            operand("g", "HV K", wide=True, decay=not in_kernel),
             plain("beta", "HV", tensors["beta"], tensors["q"]),
         ),
         ("S = exp(g) * S", WRITE),
         (*let, *strength(*beta)),
         states=GROUPED_STATE,
-        parameters=tuple(Operand(n, axes) for n, (_, axes) in parameters.items()),
+        parameters=tuple(operand(n, axes) for n, (_, axes) in parameters.items()),
     )
     return call(form, {**tensors, **{n: x for n, (x, _) in parameters.items()}}, *state)
 

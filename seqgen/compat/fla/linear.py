@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seqgen.compat.fla.call import Result, State, call, check
-from seqgen.compat.fla.form import QKV, Form, Operand, decay, queries
+from seqgen.compat.fla.form import QKV, Form, decay, operand, queries
 
 
 def _simple_gla(
@@ -30,7 +30,7 @@ def _simple_gla(
         QKV if g is None else (*QKV, decay("g", "H")),
         (f"S = exp({rate}) * S + k * v" if rate else "S = S + k * v",),
         queries(scale, normalise=False),
-        parameters=() if g_gamma is None else (Operand("g_gamma", "H", decay=True),),
+        parameters=() if g_gamma is None else (operand("g_gamma", "H", decay=True),),
         reverse=reverse,
     )
     return call(form, tensors, initial_state, output_final_state, cu_seqlens, state_v_first)
