@@ -163,7 +163,7 @@ def test_hgrn(draw):
     agree(fla.fused_recurrent_hgrn(x, g, None, True), expected, x, g)
 
 
-@pytest.mark.parametrize("scale", [None, 0.5])
+@pytest.mark.parametrize("scale", [None, 0.7])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_delta_rule(qkv, draw, normalise, scale):
     q, k, v = qkv
@@ -334,7 +334,7 @@ def test_default_forms_are_the_examples(qkv, draw, monkeypatch):
     nothing = lambda **_: (None, None)
     monkeypatch.setattr("seqgen.compat.fla.call.operator", lambda f: seen.append(f) or nothing)
     head, channel = draw(H), draw(H, K)
-    fla.chunk_simple_gla(*qkv, head)
+    fla.chunk_simple_gla(*qkv, head, scale=K**-0.5)
     fla.chunk_linear_attn(*qkv, normalize=False)
     fla.chunk_gla(*qkv, channel)
     fla.chunk_retention(*qkv)

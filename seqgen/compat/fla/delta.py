@@ -77,7 +77,7 @@ def _delta_rule(
         "delta_rule",
         (*QKV, plain("beta", axes, beta, q)),
         (WRITE,),
-        queries(scale, normalise),
+        queries(scale, q, normalise),
     )
     tensors = {"q": q, "k": k, "v": v, "beta": beta}
     return call(form, tensors, initial_state, output_final_state, cu_seqlens)
@@ -112,7 +112,7 @@ def chunk_gated_delta_rule(
     return _gated_delta_rule(
         name,
         {"q": q, "k": k, "v": v, "g": g, "beta": beta},
-        queries(scale, use_qk_l2norm_in_kernel),
+        queries(scale, q, use_qk_l2norm_in_kernel),
         (initial_state, output_final_state, cu_seqlens, state_v_first),
         (use_gate_in_kernel, A_log, dt_bias),
         (use_beta_sigmoid_in_kernel, allow_neg_eigval),
@@ -147,7 +147,7 @@ def fused_recurrent_gated_delta_rule(
     return _gated_delta_rule(
         name,
         {"q": q, "k": k, "v": v, **decays, "beta": ones(v, q) if beta is None else beta},
-        queries(scale, use_qk_l2norm_in_kernel),
+        queries(scale, q, use_qk_l2norm_in_kernel),
         (initial_state, output_final_state, cu_seqlens, state_v_first),
         (use_gate_in_kernel, A_log, dt_bias),
         (use_beta_sigmoid_in_kernel, allow_neg_eigval),
@@ -207,7 +207,7 @@ def chunk_comba(
     """``S = exp(g) S``, then ``S = S + beta k (v - p S)``; ``p`` is k where None."""
     check("chunk_comba", {}, scale)
     p, beta = k if p is None else p, ones(v, q) if beta is None else beta
-    let = queries(scale, use_qk_l2norm_in_kernel)
+    let = queries(scale, q, use_qk_l2norm_in_kernel)
     form = Form(
         "comba",
         (*QKV, operand("p", "H K"), decay("g", "H"), plain("beta", "H", beta, q)),

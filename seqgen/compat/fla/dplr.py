@@ -31,7 +31,7 @@ def _low_rank(
         "iplr_delta_rule" if gk is None else "dplr_delta_rule",
         (*QKV, plain("a", "H K", a, q), plain("b", "H K", b, q), *gates),
         (f"S = {'' if gk is None else 'exp(gk) * '}S + b * sum(a * S, K) + k * v",),
-        queries(scale, normalise=False),
+        queries(scale, q),
         sizes=HEADS_OF_64,
         reverse=reverse,
     )
@@ -188,7 +188,7 @@ def fused_mul_recurrent_rwkv7(
             plain("a", "H K", a, r),
         ),
         ("S = exp(w) * S - kk * a * sum(kk * S, K) + k * v",),
-        queries(scale, normalise=False, name="r"),
+        queries(scale, r, name="r"),
         "sum(r * S, K)",
         sizes=HEADS_OF_64,
         reverse=reverse,

@@ -97,17 +97,17 @@ def _build(form: Form) -> int:
     return place
 
 
-def scaled(scale: float | None, value: str = "q") -> str:
-    """The query times ``scale``; it is a number of the operator, so a new one builds a new one."""
-    if scale is None:
-        return f"{value} * K ** -0.5"
-    return value if scale == 1 else f"{value} * ({float(scale)!r})"
+def queries(
+    scale: float | None, query: Tensor, normalise: bool = False, name: str = "q"
+) -> tuple[tuple[str, str], ...]:
+    """The ``let`` lines of queries and keys: normalised if asked for, then scaled.
 
-
-def queries(scale: float | None, normalise: bool, name: str = "q") -> tuple[tuple[str, str], ...]:
-    """The ``let`` lines of queries and keys: normalised if asked for, then scaled."""
-    if normalise:
-        query = scaled(scale, f"l2norm({name}, K)")
-        return (name, query), ("k", "l2norm(k, K)")
-    query = scaled(scale, name)
-    return () if query == name else ((name, query),)
+    The scale is a number in the equations, so that a new one builds a new operator.
+    """
+    value = f"l2norm({name}, K)" if normalise else name
+    if scale is None or scale == query.shape[-1] ** -0.5:
+        scaled = f"{value} * K ** -0.5"
+    else:
+        scaled = value if scale == 1 else f"{value} * ({float(scale)!r})"
+    keys = (("k", "l2norm(k, K)"),) if normalise else ()
+    return keys if scaled == name else ((name, scaled), *keys)

@@ -26,7 +26,7 @@ def chunk_gla(
         "gla",
         (*QKV, decay("g", "H K")),
         ("S = exp(g) * S + k * v",),
-        queries(scale, normalise=False),
+        queries(scale, q),
     )
     tensors = {"q": q, "k": k, "v": v, "g": g}
     return call(form, tensors, initial_state, output_final_state, cu_seqlens, state_v_first)
@@ -55,7 +55,7 @@ def fused_recurrent_gla(
         "gla" if decays else "linear_attention",
         (*QKV, *(decay(name, f"H {name[1].upper()}") for name in decays)),
         ("S = " + "".join(f"exp({name}) * " for name in decays) + "S + k * v",),
-        queries(scale, normalise=False),
+        queries(scale, q),
         reverse=reverse,
     )
     return call(form, tensors, initial_state, output_final_state, cu_seqlens, state_v_first)
@@ -77,7 +77,7 @@ def _rwkv6(
         "rwkv6",
         (operand("r", "H K"), *QKV[1:], decay("w", "H K")),
         ("S = exp(w) * S + k * v",),
-        queries(scale, normalise=False, name="r"),
+        queries(scale, r, name="r"),
         "sum(r * (prev(S) + u * k * v), K)",
         parameters=(operand("u", "H K"),),
         sizes=(("K", 64), ("V", 64)),

@@ -42,7 +42,7 @@ def chunk_kda(
     return _kda(
         name,
         {"q": q, "k": k, "v": v, "g": g, "beta": beta},
-        queries(scale, use_qk_l2norm_in_kernel),
+        queries(scale, q, use_qk_l2norm_in_kernel),
         (initial_state, output_final_state, cu_seqlens, state_v_first),
         (use_gate_in_kernel, A_log, dt_bias, lower_bound),
         (use_beta_sigmoid_in_kernel, allow_neg_eigval),
@@ -75,7 +75,7 @@ def fused_recurrent_kda(
     return _kda(
         name,
         {"q": q, "k": k, "v": v, "g": g, "beta": beta},
-        queries(scale, use_qk_l2norm_in_kernel),
+        queries(scale, q, use_qk_l2norm_in_kernel),
         (initial_state, output_final_state, cu_seqlens, state_v_first),
         (use_gate_in_kernel, A_log, dt_bias, lower_bound),
         (use_beta_sigmoid_in_kernel, allow_neg_eigval),
@@ -101,7 +101,7 @@ def _kda(
         if a_log is not None:
             parameters["A_log"] = a_log, "HV"
         if dt_bias is not None:
-            parameters["dt_bias"] = dt_bias.view(tensors["g"].shape[2:]), "HV K"
+            parameters["dt_bias"] = dt_bias.reshape(tensors["g"].shape[2:]), "HV K"
         let = (*let, ("g", _gate(lower_bound, "A_log" in parameters, "dt_bias" in parameters)))
     form = Form(
         "kda",

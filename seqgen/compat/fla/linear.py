@@ -29,7 +29,7 @@ def _simple_gla(
         "simple_gla" if rate else "linear_attention",
         QKV if g is None else (*QKV, decay("g", "H")),
         (f"S = exp({rate}) * S + k * v" if rate else "S = S + k * v",),
-        queries(scale, normalise=False),
+        queries(scale, q),
         parameters=() if g_gamma is None else (operand("g_gamma", "H", decay=True),),
         reverse=reverse,
     )
@@ -133,7 +133,7 @@ def _normalised(
         "linear_attention_normalised",
         QKV,
         ("S = S + k * v", "z = z + k"),
-        queries(scale, normalise=False),
+        queries(scale, q),
         "sum(q * S, K) / (sum(q * z, K) + 1e-10)",
         (("S", "H K V"), ("z", "H K")),
         reverse=reverse,
@@ -158,7 +158,7 @@ def _retention(
         "retnet",
         QKV,
         ("S = exp(g) * S + k * v",),
-        (*queries(scale, normalise=False), ("g", "log1p(-2 ** (-5 - index(H)))")),
+        (*queries(scale, q), ("g", "log1p(-2 ** (-5 - index(H)))")),
         reverse=reverse,
     )
     tensors = {"q": q, "k": k, "v": v}
