@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from benchmarks.generated import load_file
 from benchmarks.operators import Call, Operator, ours
 
 OURS = "seqgen"
@@ -19,18 +16,6 @@ def build(operator: Operator) -> str:
     import seqgen
 
     return str(seqgen.load_operator(ROOT / operator.spec).__file__)
-
-
-def load_file(file: str) -> Callable[..., Any]:
-    """The operator that a generated file defines."""
-    spec = importlib.util.spec_from_file_location(f"raced_{Path(file).stem}", file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    # torch looks the module of a custom operator up while the file is still being imported.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return getattr(module, module.SPEC["operator"])
 
 
 def first_line(problem: BaseException) -> str:

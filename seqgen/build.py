@@ -73,7 +73,7 @@ def compile_spec(spec: Spec, gpu: Gpu, tuned: Tuned | None = None) -> Compiled:
 
 def _compile(spec: Spec, gpu: Gpu, tuned: Tuned | None) -> Compiled:
     recurrence, structure = analyse_spec(spec)
-    schedule = choose_schedule(recurrence, structure)
+    schedule = choose_schedule(recurrence, structure, gpu)
     plan = plan_module(recurrence, structure.family, schedule, gpu.name, {})
     module = render_module(plan)
     configs = tuned(module, schedule) if tuned is not None else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.linear import plan_linear
@@ -11,15 +12,16 @@ from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan
 
 
-def choose_schedule(recurrence: Recurrence, structure: Structure) -> SchedulePlan:
+def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The fastest schedule that there is for the operator's family.
 
-    Every operator has the universal one; decode steps use it in every file.
+    Every operator has the universal one; decode steps use it in every file. ``gpu`` decides on the
+    default configurations.
     """
     universal = plan_recurrent(recurrence)
     if structure.family != "linear":
         return universal
-    fast = plan_linear(recurrence, structure, universal)
+    fast = plan_linear(recurrence, structure, universal, gpu)
     if isinstance(fast, str):
         reason = fast[0].upper() + fast[1:]
         note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."

@@ -40,7 +40,7 @@ def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) ->
     recurrence = lower(spec)
     structure = analyse(recurrence, spec.require_span)
     axes = split_axes(recurrence)
-    schedule = choose_schedule(recurrence, structure)
+    schedule = choose_schedule(recurrence, structure, gpu)
     cost = token_cost(structure, dtype)
     if as_json:
         return json.dumps(_data(structure, axes, schedule, cost, gpu), indent=2)

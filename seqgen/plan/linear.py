@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
-from seqgen.plan.knobs import KernelSpace, Knob
+from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear_calls import Calls
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_kernels import plan_kernels
@@ -33,9 +34,28 @@ LARGE = (
 HELPERS = ("linear", "linear_decay", "linear_host", "linear_walk")
 TILES = "kernels/linear_tiles.py.jinja"
 
+# The best on an H200. Products there leave operands in shared memory and run beside other work.
+HOPPER: dict[str, Config] = {
+    "linear_state": {"BK": 64, "BV": 64, "num_stages": 4, "num_warps": 4},
+    "linear_output": {"BK": 128, "BV": 128, "num_warps": 4, "maxnreg": 0},
+    "linear_states": {"BK": 128, "BV": 64, "num_stages": 3, "num_warps": 4},
+    "linear_backward": {"BK": 128, "BV": 128, "descriptors": True, "num_warps": 4, "maxnreg": 0},
+}
+# Operands are in registers, and descriptors are only emulated: chosen by spills, not by times.
+AMPERE: dict[str, Config] = {
+    **HOPPER,
+    "linear_state": {**HOPPER["linear_state"], "num_warps": 8},
+    "linear_states": {**HOPPER["linear_states"], "num_warps": 8},
+    "linear_backward": {**HOPPER["linear_backward"], "descriptors": False, "num_warps": 8},
+}
+CDNA: dict[str, Config] = {
+    **HOPPER,
+    "linear_backward": {**HOPPER["linear_backward"], "descriptors": False, "BK": 64, "BV": 64},
+}
+
 
 def plan_linear(
-    recurrence: Recurrence, structure: Structure, universal: SchedulePlan
+    recurrence: Recurrence, structure: Structure, universal: SchedulePlan, gpu: Gpu
 ) -> SchedulePlan | str:
     """The chunkwise schedule, which hands small and huge problems to ``universal``.
 
@@ -73,7 +93,7 @@ def plan_linear(
         kernels=(*parts, *universal.kernels),
         forward_call=_choice(fits, forward, universal.forward_call),
         backward_call=_choice(fits, backward, universal.backward_call),
-        spaces=(*_spaces(small), *universal.spaces),
+        spaces=(*_spaces(small, _defaults(gpu)), *universal.spaces),
         notes=universal.notes,
         fallback=f"The token-serial kernels take {fallback}.",
     )
@@ -84,20 +104,25 @@ def _choice(fits: str, fast: str, universal: Lines) -> Lines:
     return (f"if {fits}:", f"    {fast}", "else:", *(f"    {x}" for x in universal))
 
 
-def _spaces(small: Iterable[TilesPlan]) -> list[KernelSpace]:
+def _defaults(gpu: Gpu) -> dict[str, Config]:
+    """The configurations of the large kernels that need no measurement, by architecture."""
+    if gpu.backend == "hip":
+        return CDNA
+    # sm_120 has the tensor cores of Ampere; sm_100 takes what Hopper takes.
+    return HOPPER if 90 <= int(gpu.arch) < 120 else AMPERE
+
+
+def _spaces(small: Iterable[TilesPlan], defaults: dict[str, Config]) -> list[KernelSpace]:
     blocks = [Knob("BK", BLOCKS), Knob("BV", BLOCKS)]
     warps, stages = Knob("num_warps", (4, 8)), Knob("num_stages", (2, 3, 4))
     registers, described = Knob("maxnreg", (0, 168)), Knob("descriptors", (False, True))
-    state = {"BK": 64, "BV": 64, "num_stages": 4, "num_warps": 4}
-    states = {"BK": 128, "BV": 64, "num_stages": 3, "num_warps": 4}
-    output = {"BK": 128, "BV": 128, "num_warps": 4, "maxnreg": 0}
-    backward = {"BK": 128, "BV": 128, "descriptors": True, "num_warps": 4, "maxnreg": 0}
-    spaces = [
-        KernelSpace("linear_state", "fwd", (*blocks, stages, warps), state),
-        KernelSpace("linear_output", "fwd", (*blocks, warps, registers), output),
-        KernelSpace("linear_states", "bwd", (*blocks, stages, warps), states),
-        KernelSpace("linear_backward", "bwd", (*blocks, described, warps, registers), backward),
-    ]
+    knobs: dict[str, tuple[Literal["fwd", "bwd"], tuple[Knob, ...]]] = {
+        "linear_state": ("fwd", (*blocks, stages, warps)),
+        "linear_output": ("fwd", (*blocks, warps, registers)),
+        "linear_states": ("bwd", (*blocks, stages, warps)),
+        "linear_backward": ("bwd", (*blocks, described, warps, registers)),
+    }
+    spaces = [KernelSpace(name, *about, defaults[name]) for name, about in knobs.items()]
     for plan in small:
         role: Literal["fwd", "bwd"] = "fwd" if plan.name == "linear_rows" else "bwd"
         own = Knob("num_warps", (1, 2, 4, 8, 16))

@@ -37,6 +37,7 @@ class _Page:
     content: str
     public: str
     exports: str
+    first_text: str
     helper_text: str
     kernel_text: str
     reference_text: str
@@ -65,6 +66,7 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         content=PLACEHOLDER,
         public=", ".join(public),
         exports=", ".join(f'"{name}"' for name in exports),
+        first_text=helper_source("prepare"),
         helper_text="\n\n".join(
             helper_source(name)
             for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)

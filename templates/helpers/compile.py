@@ -42,6 +42,7 @@ def _compile_ahead(inputs, with_gradients):
         if key in _COMPILED:
             return
         _COMPILED.add(key)
+        _wait_for_triton()  # noqa: F821
         for kernel in kernels:
             intercept(kernel)
         try:

@@ -70,10 +70,13 @@ def linear_walk(
             factor *= tl.load(weight_ptr + ((first_chunk + c).to(tl.int64) * H + h) * 64 + i)
         if DECAY or WEIGHT or ADJOINT:
             b = (b.to(tl.float32) * factor[:, None]).to(b.dtype)
-        # Wrong borders of packed sequences must not write behind the last chunk.
-        if first_chunk + c < CHUNKS:
-            place = states_ptr + c.to(tl.int64) * (H * K * V) + in_chunk
-            tl.store(place, S.to(states_ptr.dtype.element_ty), mask=exists)
+        place = states_ptr + c.to(tl.int64) * (H * K * V) + in_chunk
+        fits = exists
+        if PACKED:
+            # Wrong borders must not write behind the last chunk. A mask, for a branch that reads
+            # the accumulator makes Triton 3.6 abort on Blackwell where nothing decays.
+            fits = exists & (first_chunk + c < CHUNKS)
+        tl.store(place, S.to(states_ptr.dtype.element_ty), mask=fits)
         if DECAY:
             S = S * tl.exp2(end_high + end_low)
         S = dot_add(tl.trans(a), b, S, PRECISION)  # noqa: F821

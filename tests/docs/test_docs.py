@@ -82,6 +82,11 @@ def test_spec_in_the_readme_is_the_example() -> None:
     assert [text for _, _, text in blocks(ROOT / "README.md", "yaml")] == [example]
 
 
+def test_the_readme_counts_the_examples() -> None:
+    count = len(list((ROOT / "examples").glob("*.yaml")))
+    assert f"`examples/` has {count} specs" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_commands_in_the_readme_are_one_line_each() -> None:
     """Each sets up from nothing; CI runs the second (.ci/run)."""
     first, second = (text for _, _, text in blocks(ROOT / "README.md", ""))
@@ -108,7 +113,7 @@ def test_schedules_in_the_readme_are_those_that_operators_get(word: str, names: 
     expected = {"chunkwise": "linear", "token-serial": "recurrent"}[word]
     for name in names:
         recurrence, structure = analyse_spec(load_spec(ROOT / "examples" / f"{name}.yaml"))
-        assert choose_schedule(recurrence, structure).name == expected, name
+        assert choose_schedule(recurrence, structure, find_gpu("h200")).name == expected, name
 
 
 def test_links_lead_somewhere() -> None:

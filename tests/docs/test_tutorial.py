@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter: its spec, its commands and its Python."""
+"""The tutorial and 'Add a variant', followed to the letter: specs, commands and Python."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tests.docs.test_docs import ROOT, blocks
 pytestmark = pytest.mark.slow
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+VARIANT = ROOT / "docs" / "add-a-variant.md"
+SPECS = {TUTORIAL: "memory.yaml", VARIANT: "variant.yaml"}
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -30,19 +32,23 @@ def run(command: list[str], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the reader works: ``memory.yaml`` and nothing else."""
+    """Where the reader works: the spec of each page and nothing else."""
     made = tmp_path_factory.mktemp("tutorial")
-    ((_, _, spec),) = blocks(TUTORIAL, "yaml")
-    (made / "memory.yaml").write_text(spec, encoding="utf-8")
+    for page, name in SPECS.items():
+        ((_, _, spec),) = blocks(page, "yaml")
+        (made / name).write_text(spec, encoding="utf-8")
     return made
 
 
 def commands() -> list[object]:
+    """Each command and the lines shown below it; those after a ``tune`` need the GPU as well."""
     found = []
-    for _, _, text in blocks(TUTORIAL, "console"):
-        command, *shown = text.splitlines()
-        assert command.startswith("$ seqgen ")
-        found.append(pytest.param(command[len("$ seqgen ") :], shown, id=command[2:]))
+    for page in SPECS:
+        for _, _, text in blocks(page, "console"):
+            marks = [pytest.mark.gpu] if re.search(r"tune .*--budget", text) else []
+            for part in re.split(r"^\$ seqgen ", text, flags=re.MULTILINE)[1:]:
+                command, *shown = part.splitlines()
+                found.append(pytest.param(command, shown, id=f"seqgen {command}", marks=marks))
     return found
 
 
@@ -55,11 +61,20 @@ def test_command_prints_what_is_shown(command: str, shown: list[str], folder: Pa
     assert re.fullmatch(pattern, printed), f"{printed}\n\nis not\n\n" + "\n".join(shown)
 
 
+def program(page: Path, folder: Path) -> str:
+    """What the Python of a page prints."""
+    source = "\n\n".join(text for _, _, text in blocks(page, "python"))
+    (folder / f"{page.stem}.py").write_text(source, encoding="utf-8")
+    return run([f"{page.stem}.py"], folder)
+
+
 def test_model_learns_and_decodes(folder: Path) -> None:
-    program = "\n\n".join(text for _, _, text in blocks(TUTORIAL, "python"))
-    (folder / "train.py").write_text(program, encoding="utf-8")
-    printed = run(["train.py"], folder)
+    printed = program(TUTORIAL, folder)
     losses = [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", printed)]
     assert losses[0] > 1.8  # a guess: log 8 = 2.08
     assert losses[-1] < 0.5
     assert printed.endswith("decoded 16 tokens\n")
+
+
+def test_variant_is_its_loop(folder: Path) -> None:
+    assert program(VARIANT, folder) == "The spec is the loop.\n"

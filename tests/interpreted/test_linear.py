@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
@@ -27,7 +28,7 @@ def check(
 ):
     """Compare everything with the truth at small sizes; the schedule must be the chunkwise one."""
     sizes = {axis.name: {**SIZES, **(sizes or {})}[axis.name] for axis in op.axes}
-    schedule = choose_schedule(op, analyse(op))
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
     assert schedule.name == "linear"
     tensors = draw(op, batch, length, sizes=sizes, absent=options.pop("absent", ()))
     tensors.update(options.pop("tensors", {}))
@@ -43,7 +44,10 @@ def check(
 
 @pytest.mark.parametrize(
     "name",
-    ["simple_gla", "linear_attention", "retnet", "mamba2_ssd", "surprise_gated_retention"],
+    [
+        *("simple_gla", "linear_attention", "retnet", "lightning_attention"),
+        *("mamba2_ssd", "surprise_gated_retention"),
+    ],
 )
 def test_examples(name, tmp_path):
     check(example(name), tmp_path)
@@ -243,7 +247,7 @@ def test_odd_operators(name, tmp_path):
 )
 def test_what_is_not_covered_says_why(name, reason):
     op = example(name)
-    schedule = choose_schedule(op, analyse(op))
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
     assert schedule.name == "recurrent"
     advice = "that has no chunkwise schedule yet. The operator runs token by token."
     assert schedule.notes[-1] == f"{reason}: {advice}"

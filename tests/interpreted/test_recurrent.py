@@ -42,7 +42,8 @@ def check(op, folder, length=5, batch=2, absent=(), initial=True, seeds=None, li
     [
         "linear_attention", "retnet", "rwkv6", "gated_deltanet", "delta_product", "gated_oja",
         "hgrn", "mamba1", "mamba2", "mamba3", "mlstm", "gsa", "abc", "preconditioned_gdn", "ttt",
-        "ttt_minibatch", "slstm", "s4d", "second_order",
+        "ttt_minibatch", "slstm", "s4d", "second_order", "key_value_decay",
+        "gated_deltanet_gates", "kda", "gdn2", "comba", "delta_per_value", "dplr",
     ],
 )  # fmt: skip
 def test_operators_of_the_table(name, tmp_path):

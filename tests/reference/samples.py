@@ -40,6 +40,8 @@ def draw(recurrence: Recurrence, batch=2, length=5, seed=0, absent=(), sizes=Non
         value = torch.randn(shape, generator=generator, dtype=torch.float64, **options) * 0.7
         if tensor.name in DECAYS or (tensor.range is not None and tensor.range[1] <= 0):
             value = -value.abs()
+        if tensor.range == (0.0, 1.0):
+            value = value.sigmoid()
         if tensor.name in POSITIVE:
             value = value.abs()
         tensors[tensor.name] = value

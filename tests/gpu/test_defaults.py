@@ -1,0 +1,49 @@
+"""Default configurations fit the GPU that a file is built for: cross-compiled, nothing runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+from seqgen.build import compile_spec, read_spec
+from seqgen.gpu.table import find_gpu
+from seqgen.resource_report import report_kernels
+from seqgen.runtime.loader import import_file
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SPILLS = 512  # bytes; what a descriptor costs on a GPU without them is 30 KiB
+
+
+def defaults(gpu: str) -> dict[str, dict[str, object]]:
+    """The default configuration of each kernel of the chunkwise schedule."""
+    compiled = compile_spec(read_spec(EXAMPLES / "simple_gla.yaml"), find_gpu(gpu))
+    return {space.kernel: dict(space.default) for space in compiled.schedule.spaces}
+
+
+def test_descriptors_only_where_there_are_some() -> None:
+    assert defaults("h200")["linear_backward"]["descriptors"]
+    assert defaults("h200") == defaults("h100") == defaults("b200")
+    for gpu in ("a100", "l40s", "mi300x"):
+        assert not defaults(gpu)["linear_backward"]["descriptors"], gpu
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        *(("simple_gla", gpu) for gpu in ("a100", "l40s", "mi300x", "h200")),
+        *((name, "a100") for name in ("mamba2_ssd", "retnet", "surprise_gated_retention")),
+    ],
+)
+def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:
+    target = find_gpu(gpu)
+    compiled = compile_spec(read_spec(EXAMPLES / f"{name}.yaml"), target)
+    file = tmp_path / f"{name}.py"
+    file.write_text(compiled.module.source)
+    module = import_file(file)
+    reports = report_kernels(module, compiled.recurrence, target, "bf16", lambda done, of: None)
+    for report in reports:
+        assert report.resources is not None and not report.problem, report
+        assert report.resources.spill_store_bytes <= SPILLS, report
