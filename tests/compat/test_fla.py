@@ -325,7 +325,8 @@ def test_dtypes_as_models_have_them(qkv, draw):
     assert fla.chunk_rwkv7(q, a.log_softmax(-1), k, v, a, a)[0].dtype == torch.bfloat16
 
 
-DEFAULTS = ("simple_gla", "linear_attention", "gla", "retnet", "rwkv6", "rwkv7", "hgrn")
+GENERAL = ("simple_gla", "linear_attention", "gla", "retnet", "rwkv6", "rwkv7", "hgrn")
+DELTA = ("delta_rule", "gated_delta_rule", "comba", "dplr", "iplr")
 
 
 def test_default_forms_are_the_examples(qkv, draw, monkeypatch):
@@ -343,7 +344,10 @@ def test_default_forms_are_the_examples(qkv, draw, monkeypatch):
     fla.chunk_hgrn(head, head)
     fla.chunk_delta_rule(*qkv, head, use_qk_l2norm_in_kernel=True)
     fla.chunk_gated_delta_rule(*qkv, head, head, use_qk_l2norm_in_kernel=True)
-    assert [f.name for f in seen] == [*DEFAULTS, "delta_rule", "gated_delta_rule"]
+    fla.chunk_comba(*qkv, channel, head, head, use_qk_l2norm_in_kernel=True)
+    fla.chunk_dplr_delta_rule(*qkv, channel, channel, channel)
+    fla.chunk_iplr_delta_rule(*qkv, channel, channel)
+    assert [f.name for f in seen] == [*GENERAL, *DELTA]
     for found in seen:
         example, _ = analyse_spec(load_spec(ROOT / "examples" / f"{found.name}.yaml"))
         assert spec_hash(analyse_spec(found.spec())[0]) == spec_hash(example), found.name

@@ -7,8 +7,6 @@ from torch import Tensor
 from seqgen.compat.fla.call import Result, State, call, check
 from seqgen.compat.fla.form import QKV, Form, decay, operand, plain, queries
 
-HEADS_OF_64 = (("K", 64), ("V", 64))
-
 
 def _low_rank(
     q: Tensor,
@@ -25,14 +23,13 @@ def _low_rank(
 ) -> Result:
     tensors = {"q": q, "k": k, "v": v, "a": a, "b": b}
     if gk is not None:
-        tensors["gk"] = gk
-    gates = () if gk is None else (decay("gk", "H K"),)
+        tensors["g"] = gk
+    gates = () if gk is None else (decay("g", "H K"),)
     form = Form(
-        "iplr_delta_rule" if gk is None else "dplr_delta_rule",
+        "iplr" if gk is None else "dplr",
         (*QKV, plain("a", "H K", a, q), plain("b", "H K", b, q), *gates),
-        (f"S = {'' if gk is None else 'exp(gk) * '}S + b * sum(a * S, K) + k * v",),
+        (f"S = {'' if gk is None else 'exp(g) * '}S + b * sum(a * S, K) + k * v",),
         queries(scale, q),
-        sizes=HEADS_OF_64,
         reverse=reverse,
     )
     return call(form, tensors, initial_state, output_final_state, cu_seqlens)
@@ -190,7 +187,7 @@ def fused_mul_recurrent_rwkv7(
         ("S = exp(w) * S - kk * a * sum(kk * S, K) + k * v",),
         queries(scale, r, name="r"),
         "sum(r * S, K)",
-        sizes=HEADS_OF_64,
+        sizes=(("K", 64), ("V", 64)),
         reverse=reverse,
     )
     tensors = {"r": r, "w": w, "k": k, "v": v, "kk": kk, "a": a}
