@@ -148,6 +148,15 @@ def _rwkv6(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     return {**made, "u": _normal((s.H, s.D), generator, dtype)}
 
 
+def _rwkv7(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    """The decay as RWKV-7's layer bounds it; ``kk`` has length 1 and ``a`` lies in 0 ... 1."""
+    tokens = (s.B, s.T, s.H, s.D)
+    made = {name: _normal(tokens, generator, dtype) for name in ("r", "k", "v")}
+    made["w"] = (-math.exp(-0.5) * _normal(tokens, generator).sigmoid()).to(dtype)
+    made["kk"] = F.normalize(_normal(tokens, generator), dim=-1).to(dtype)
+    return {**made, "a": _normal(tokens, generator).sigmoid().to(dtype)}
+
+
 def _hgrn(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     channels = (s.B, s.T, s.H * s.D)
     gate = F.logsigmoid(_normal(channels, generator)).to(dtype)
@@ -202,6 +211,10 @@ def _rwkv6_truth(i: Mapping[str, Tensor]) -> Tensor:
     return references.linear_attention(_scaled(i["r"]), i["k"], i["v"], i["w"], bonus=i["u"])
 
 
+def _rwkv7_truth(i: Mapping[str, Tensor]) -> Tensor:
+    return references.low_rank(i["r"], i["k"], i["v"], -i["kk"], i["kk"] * i["a"], i["w"])
+
+
 def _mamba2_as_linear(i: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mamba-2 as linear attention with scalar decay: queries, keys, values, log-decays."""
     heads = i["x"].shape[2]
@@ -233,6 +246,18 @@ def _fla_mamba2() -> Call:
         q, k, v, g = _mamba2_as_linear(i)
         o = operator(q, k, v, g, scale=1.0)[0]
         return o + i["D"].to(o.dtype)[:, None] * i["x"]
+
+    return call
+
+
+def _fla_rwkv7() -> Call:
+    from benchmarks.peer_libraries import fla_operator
+
+    operator = fla_operator("rwkv7", "chunk_rwkv7")
+
+    def call(i: Mapping[str, Tensor]) -> Tensor:
+        low_rank = {"a": -i["kk"], "b": i["kk"] * i["a"]}
+        return operator(i["r"], i["w"], i["k"], i["v"], **low_rank)[0]
 
     return call
 
@@ -336,6 +361,13 @@ OPERATORS = {
             _rwkv6_truth,
             (Peer("fla rwkv6", _fla("rwkv6", "chunk_rwkv6"), 326),),
             frozen=("u",),
+        ),
+        Operator(
+            "rwkv7",
+            "examples/rwkv7.yaml",
+            _rwkv7,
+            _rwkv7_truth,
+            (Peer("fla rwkv7", _fla_rwkv7, 446, "a and b in torch"),),
         ),
         Operator(
             "hgrn",

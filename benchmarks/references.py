@@ -111,6 +111,53 @@ def delta_rule(
     return torch.cat(outputs, 2).transpose(1, 2)
 
 
+def low_rank(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    g: Tensor,
+    *,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """S = e^g S + b (a S) + k v, where a reads the state before its decay; read as q S.
+
+    Args:
+        q: queries [B, T, H, K], float64, already scaled.
+        k: keys [B, T, H, K].
+        v: values [B, T, H, V].
+        a: what the low rank part reads with [B, T, H, K].
+        b: where it writes to [B, T, H, K].
+        g: log-decays [B, T, H, K], finite.
+        chunk: tokens per chunk.
+
+    Returns:
+        The output [B, T, H, V].
+    """
+    state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3])
+    outputs = []
+    parts = (_chunked(x, chunk) for x in (q, k, v, a, b, g))
+    for qc, kc, vc, ac, bc, gc in zip(*parts, strict=True):
+        total = gc.cumsum(2)
+        before = total - gc
+        middle = total[:, :, gc.shape[2] // 2, None]
+        from_k, from_b = (x * (middle - total).exp() for x in (kc, bc))
+        asks, reads = ac * (before - middle).exp(), qc * (total - middle).exp()
+        chained = (asks @ from_b.transpose(2, 3)).tril(-1)
+        eye = torch.eye(chained.shape[-1], dtype=chained.dtype, device=chained.device)
+        plain = (ac * before.exp()) @ state + (asks @ from_k.transpose(2, 3)).tril(-1) @ vc
+        found = torch.linalg.solve_triangular(eye - chained, plain, upper=False, unitriangular=True)
+        own = (reads @ from_k.transpose(2, 3)).tril() @ vc
+        own = own + (reads @ from_b.transpose(2, 3)).tril() @ found
+        outputs.append((qc * total.exp()) @ state + own)
+        last = total[:, :, -1:]
+        kept = (last - total).exp()
+        state = last.exp().transpose(2, 3) * state
+        state = state + (kc * kept).transpose(2, 3) @ vc + (bc * kept).transpose(2, 3) @ found
+    return torch.cat(outputs, 2).transpose(1, 2)
+
+
 def gated_scan(x: Tensor, g: Tensor) -> Tensor:
     """The states of h = e^g h + x, token by token; x and g are [B, T, D], so is the result."""
     state = torch.zeros_like(x[:, 0])

@@ -61,6 +61,15 @@ def rwkv6_loop(i):
     return torch.stack(outputs, 1)
 
 
+def rwkv7_loop(i):
+    def update(state, now):
+        erased = outer(now["kk"] * now["a"], read(now["kk"], state))
+        return now["w"].exp().unsqueeze(-1) * state - erased + outer(now["k"], now["v"])
+
+    steps = states(i, ["r", "w", "k", "v", "kk", "a"], update, matrix_state(i, "v"))
+    return torch.stack([read(now["r"], state) for _, state, now in steps], 1)
+
+
 def mamba2_loop(i):
     state = torch.zeros(2, 3, 16, 128, dtype=torch.float64)
     outputs = []
@@ -94,6 +103,7 @@ LOOPS = {
     "delta_rule": lambda i: delta_loop(i, lambda now: 1.0),
     "gated_delta_rule": lambda i: delta_loop(i, head_decay),
     "rwkv6": rwkv6_loop,
+    "rwkv7": rwkv7_loop,
     "mamba2_ssd": mamba2_loop,
     "hgrn": hgrn_loop,
 }

@@ -76,7 +76,7 @@ def test_wheel_carries_templates_and_records(packages: tuple[Path, Path]) -> Non
     }
     assert len(expected) > 10
     assert expected - names == set()
-    assert {"seqgen/py.typed", "seqgen/cli.py"} <= names
+    assert {"seqgen/py.typed", "seqgen/cli.py", "seqgen/compat/fla/__init__.py"} <= names
     assert [n for n in names if not n.startswith(("seqgen/", "seqgen-"))] == []
 
 
