@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.delta import plan_delta
 from seqgen.plan.linear import plan_linear
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan
@@ -17,9 +18,10 @@ def choose_schedule(recurrence: Recurrence, structure: Structure) -> SchedulePla
     Every operator has the universal one; decode steps use it in every file.
     """
     universal = plan_recurrent(recurrence)
-    if structure.family != "linear":
+    chunkwise = {"linear": plan_linear, "delta": plan_delta}.get(structure.family)
+    if chunkwise is None:
         return universal
-    fast = plan_linear(recurrence, structure, universal)
+    fast = chunkwise(recurrence, structure, universal)
     if isinstance(fast, str):
         reason = fast[0].upper() + fast[1:]
         note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."

@@ -71,15 +71,15 @@ def plan_linear(
         name="linear",
         helpers=("arithmetic", *shared, *HELPERS),
         kernels=(*parts, *universal.kernels),
-        forward_call=_choice(fits, forward, universal.forward_call),
-        backward_call=_choice(fits, backward, universal.backward_call),
+        forward_call=choice(fits, forward, universal.forward_call),
+        backward_call=choice(fits, backward, universal.backward_call),
         spaces=(*_spaces(small), *universal.spaces),
         notes=universal.notes,
         fallback=f"The token-serial kernels take {fallback}.",
     )
 
 
-def _choice(fits: str, fast: str, universal: Lines) -> Lines:
+def choice(fits: str, fast: str, universal: Lines) -> Lines:
     """The chunkwise call where it fits, else the universal one."""
     return (f"if {fits}:", f"    {fast}", "else:", *(f"    {x}" for x in universal))
 
@@ -98,6 +98,12 @@ def _spaces(small: Iterable[TilesPlan]) -> list[KernelSpace]:
         KernelSpace("linear_states", "bwd", (*blocks, stages, warps), states),
         KernelSpace("linear_backward", "bwd", (*blocks, described, warps, registers), backward),
     ]
+    return [*spaces, *row_spaces(small)]
+
+
+def row_spaces(small: Iterable[TilesPlan]) -> list[KernelSpace]:
+    """The knobs of the pointwise kernels."""
+    spaces = []
     for plan in small:
         role: Literal["fwd", "bwd"] = "fwd" if plan.name == "linear_rows" else "bwd"
         own = Knob("num_warps", (1, 2, 4, 8, 16))
