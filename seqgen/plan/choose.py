@@ -7,6 +7,7 @@ from dataclasses import replace
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.delta import plan_delta
 from seqgen.plan.linear import plan_linear
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan
@@ -19,9 +20,10 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     default configurations.
     """
     universal = plan_recurrent(recurrence)
-    if structure.family != "linear":
+    chunkwise = {"linear": plan_linear, "delta": plan_delta}.get(structure.family)
+    if chunkwise is None:
         return universal
-    fast = plan_linear(recurrence, structure, universal, gpu)
+    fast = chunkwise(recurrence, structure, universal, gpu)
     if isinstance(fast, str):
         reason = fast[0].upper() + fast[1:]
         note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."

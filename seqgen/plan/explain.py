@@ -27,6 +27,7 @@ TOKENS = 32768
 
 SCHEDULES = {
     "linear": "chunkwise, matrix products on chunks of 64 tokens",
+    "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
     "recurrent": "token-serial, state in registers; runs every operator",
 }
 
@@ -158,7 +159,7 @@ def _axes(recurrence: Recurrence, plan: AxisPlan) -> list[str]:
 
 def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
     lines = [f"{schedule.name}: {SCHEDULES[schedule.name]}"]
-    if schedule.name == "recurrent" and structure.family not in ("recurrent", "linear"):
+    if schedule.name == "recurrent" and structure.family in ("dplr", "scan"):
         lines.append(f"The family {structure.family} has no faster schedule yet.")
     lines += schedule.notes
     if schedule.fallback:

@@ -91,15 +91,15 @@ def plan_linear(
         name="linear",
         helpers=("arithmetic", *shared, *HELPERS),
         kernels=(*parts, *universal.kernels),
-        forward_call=_choice(fits, forward, universal.forward_call),
-        backward_call=_choice(fits, backward, universal.backward_call),
+        forward_call=choice(fits, forward, universal.forward_call),
+        backward_call=choice(fits, backward, universal.backward_call),
         spaces=(*_spaces(small, _defaults(gpu)), *universal.spaces),
         notes=universal.notes,
         fallback=f"The token-serial kernels take {fallback}.",
     )
 
 
-def _choice(fits: str, fast: str, universal: Lines) -> Lines:
+def choice(fits: str, fast: str, universal: Lines) -> Lines:
     """The chunkwise call where it fits, else the universal one."""
     return (f"if {fits}:", f"    {fast}", "else:", *(f"    {x}" for x in universal))
 
@@ -108,8 +108,12 @@ def _defaults(gpu: Gpu) -> dict[str, Config]:
     """The configurations of the large kernels that need no measurement, by architecture."""
     if gpu.backend == "hip":
         return CDNA
-    # sm_120 has the tensor cores of Ampere; sm_100 takes what Hopper takes.
-    return HOPPER if 90 <= int(gpu.arch) < 120 else AMPERE
+    return HOPPER if has_async_products(gpu) else AMPERE
+
+
+def has_async_products(gpu: Gpu) -> bool:
+    """Whether products read shared memory beside other work: sm_90 and sm_100, not sm_120."""
+    return gpu.backend == "cuda" and 90 <= int(gpu.arch) < 120
 
 
 def _spaces(small: Iterable[TilesPlan], defaults: dict[str, Config]) -> list[KernelSpace]:
@@ -123,6 +127,12 @@ def _spaces(small: Iterable[TilesPlan], defaults: dict[str, Config]) -> list[Ker
         "linear_backward": ("bwd", (*blocks, described, warps, registers)),
     }
     spaces = [KernelSpace(name, *about, defaults[name]) for name, about in knobs.items()]
+    return [*spaces, *row_spaces(small)]
+
+
+def row_spaces(small: Iterable[TilesPlan]) -> list[KernelSpace]:
+    """The knobs of the pointwise kernels."""
+    spaces = []
     for plan in small:
         role: Literal["fwd", "bwd"] = "fwd" if plan.name == "linear_rows" else "bwd"
         own = Knob("num_warps", (1, 2, 4, 8, 16))

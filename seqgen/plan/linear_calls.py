@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import value_extra
 from seqgen.plan.linear_roles import Leaf, Role, Roles
-from seqgen.plan.linear_rows import Rows
+from seqgen.plan.linear_rows import Rows, row_factors
 from seqgen.plan.linear_tiles import sizes_text, unique
 
 Lines = tuple[str, ...]
@@ -74,8 +74,7 @@ class Calls:
     @property
     def factors(self) -> str:
         """Decays and weights as arguments, None where there are none."""
-        roles = self.roles
-        given = (("decay", roles.decay), ("write", roles.write), ("read", roles.read))
+        given = row_factors(self.roles)
         return ", ".join(self.local(n) if value is not None else "None" for n, value in given)
 
     @property
@@ -87,8 +86,7 @@ class Calls:
         lines = [f"{self.local('chunks')} = launch_linear_slots(cu_seqlens, sizes)"]
         if rows.forward is None:
             return lines
-        given = (("decay", roles.decay), ("write", roles.write), ("read", roles.read))
-        results = [self.local(name) for name, value in given if value is not None]
+        results = [self.local(name) for name, value in row_factors(roles) if value is not None]
         results += [self.operand(role) for role in rows.computed]
         arguments = [self.io(), *_names(rows.arguments), self.common]
         target = f"{', '.join(results)}," if len(results) == 1 else ", ".join(results)
@@ -187,26 +185,15 @@ class Calls:
         ]
 
     def backward(self) -> list[str]:
-        roles, rows = self.roles, self.rows
+        roles = self.roles
         query, key, value = (self.operand(role) for role in roles.tiles)
-        output, final = self.cotangents[0], f"d_{roles.state.name}_final"
+        final = f"d_{roles.state.name}_final"
         decay, write, read = self.factors.split(", ")
         states, d_states = self.local("states"), self.local("d_states")
         d_read, sums = self.local("d_read"), self.local("sums")
         tiles = [self.local(f"d_{role.name}") for role in roles.tiles]
-        sizes = sizes_text(roles, parent=False)[1]
-        head, _, extent = sizes.split(", ")
         extra = self.extra
-        lines = [*self.row_lines(), *self.norm_lines("False")]
-        lines += [
-            f"if {output} is None:",
-            f'    {output} = {value}.new_zeros((sizes["B"], sizes["T"], {head}, {extent}))',
-            f"{d_read} = {output}.to({value}.dtype).contiguous()",
-        ]
-        if not self.headed:
-            lines.append(f"{d_read} = {d_read}.reshape({d_read}.shape[0], -1, 1, {extent})")
-        if self.epilogue.backward is not None:
-            lines += self.epilogue_lines(d_read)
+        lines = [*self.row_lines(), *self.norm_lines("False"), *self.seed_lines()]
         lines += [
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
@@ -220,18 +207,39 @@ class Calls:
             ")",
         ]
         lines += self.norm_backward_lines()
-        if rows.backward is not None:
-            arguments = [self.io(), *_names(rows.backward_arguments)]
-            arguments += [sums] if " sums," in rows.backward.arguments else []
-            arguments += [self.local(f"d_{role.name}") for role in rows.seeds]
-            results = ", ".join(self.local(f"rows_{name}") for name in _names(rows.gradients))
-            comma = "," if len(rows.gradients) == 1 else ""
-            lines += [
-                f"{results}{comma} = launch_linear_rows_backward(",
-                f"    {', '.join([*arguments, self.common])}",
-                ")",
-            ]
+        lines += self.rows_backward_lines()
         return [*lines, "return (", *self.gradient_lines(tiles), ")"]
+
+    def rows_backward_lines(self) -> list[str]:
+        rows = self.rows
+        if rows.backward is None:
+            return []
+        arguments = [self.io(), *_names(rows.backward_arguments)]
+        arguments += [self.local("sums")] if " sums," in rows.backward.arguments else []
+        arguments += [self.local(f"d_{role.name}") for role in rows.seeds]
+        results = ", ".join(self.local(f"rows_{name}") for name in _names(rows.gradients))
+        comma = "," if len(rows.gradients) == 1 else ""
+        return [
+            f"{results}{comma} = launch_linear_rows_backward(",
+            f"    {', '.join([*arguments, self.common])}",
+            ")",
+        ]
+
+    def seed_lines(self) -> list[str]:
+        """The gradient of what is read, from that of the output."""
+        value, output = self.operand(self.roles.tiles[2]), self.cotangents[0]
+        head, _, extent = sizes_text(self.roles, parent=False)[1].split(", ")
+        d_read = self.local("d_read")
+        lines = [
+            f"if {output} is None:",
+            f'    {output} = {value}.new_zeros((sizes["B"], sizes["T"], {head}, {extent}))',
+            f"{d_read} = {output}.to({value}.dtype).contiguous()",
+        ]
+        if not self.headed:
+            lines.append(f"{d_read} = {d_read}.reshape({d_read}.shape[0], -1, 1, {extent})")
+        if self.epilogue.backward is not None:
+            lines += self.epilogue_lines(d_read)
+        return lines
 
     @property
     def extra(self) -> str:

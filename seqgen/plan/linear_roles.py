@@ -1,4 +1,4 @@
-"""A linear recurrence taken into roles: tiles that go into matrix products, and row factors.
+"""A linear or delta recurrence taken into roles: tiles of matrix products, and row factors.
 
 Each role (query, key, value) is a product of numbers, of factors that are one number per token
 and head, and of a tile. The numbers of the query become a scale of the read, row factors become
@@ -76,7 +76,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Roles:
-    """A linear recurrence for the chunkwise schedule.
+    """A linear or delta recurrence for the chunkwise schedule.
 
     Attributes:
         head: the head axis of the state, or a name that no axis has.
@@ -85,6 +85,7 @@ class Roles:
         decay: log-decay over the head axis, or None.
         write: row factor of what is written, or None.
         read: row factor of what is read, or None.
+        erase: of the delta family, row factor of what the erase reads with the key, or None.
         lets: all ``let`` assignments, over the head axis.
         output: the only output; its value is over reads and tensors.
         source: name of the read in it.
@@ -109,6 +110,7 @@ class Roles:
     leaves: tuple[Leaf, ...]
     normaliser: State | None
     normaliser_read: Leaf | None
+    erase: Expr | None = None
 
     def leaf(self, value: str) -> Leaf | None:
         """The leaf whose value has this name."""
@@ -132,7 +134,7 @@ def _require(condition: bool, reason: str) -> None:
 def _component(recurrence: Recurrence, structure: Structure) -> Component:
     names = tuple(state.name for state in recurrence.states)
     _require(len(names) == 1 or names in structure.fused, "there are several states")
-    matrices = [c for c in structure.components if c.family == "linear"]
+    matrices = [c for c in structure.components if c.family == structure.family]
     _require(len(matrices) == 1 and len(names) < 3, "there are several matrix states")
     (component,) = matrices
     form = component.form
@@ -181,6 +183,14 @@ class _Finder:
         query, of_query = self.split(component.query, "query", self.key)
         key, of_key = self.split(component.key, "key", self.key)
         value, of_value = self.split(component.value, "value", self.value)
+        erase: list[Expr] = []
+        delta = component.step.delta
+        if delta is not None:
+            key, of_key = self.split(delta.x, "key", self.key)
+            erased, of_erase = self.split(delta.r, "key", self.key)
+            _require(erased.tile == key.tile, "the erase and the write have different keys")
+            erase = [f for f in of_erase if f != Number(1.0)]
+            value, of_value = self.whole(delta.y, "value", self.value), ()
         scale = [f for f in of_query if _is_number(f)]
         weights = [f for f in of_query if not _is_number(f)]
         writes = [f for f in (*of_value, *of_key) if f != Number(1.0)]
@@ -209,6 +219,7 @@ class _Finder:
             leaves=(*(self.leaf(t) for t in self.rec.tensors), *([found] if found else [])),
             normaliser=normaliser,
             normaliser_read=found,
+            erase=simplify(product(erase)) if erase else None,
         )
 
     def normaliser(self, component: Component) -> tuple[State | None, Leaf | None]:
@@ -278,6 +289,11 @@ class _Finder:
             if plain and found.axes == (self.head, axis):
                 leaf = found
         return Role(name, axis, tile, leaf), tuple(rows)
+
+    def whole(self, expr: Expr, name: str, axis: str) -> Role:
+        """A role with all factors in its tile."""
+        role, rows = self.split(expr, name, axis)
+        return Role(name, axis, simplify(product((role.tile, *rows))), None) if rows else role
 
     def sort(self, expr: Expr, axis: str, rows: list[Expr], tiles: list[Expr]) -> None:
         number, factors = factors_of(expr)

@@ -66,7 +66,7 @@ def plan_rows(roles: Roles) -> Rows:
         NoFastFormError: a value needs more than one tile of 64 tokens.
     """
     taken = {a.name for a in roles.lets} | {leaf.tensor.value for leaf in roles.leaves}
-    wanted = [("decay", roles.decay), ("write", roles.write), ("read", roles.read)]
+    wanted = list(row_factors(roles))
     computed = tuple(role for role in roles.tiles if role.leaf is None)
     wanted += [(role.name, role.tile) for role in computed]
     values = [
@@ -104,10 +104,17 @@ def plan_rows(roles: Roles) -> Rows:
     )
 
 
+def row_factors(roles: Roles) -> tuple[tuple[str, Expr | None], ...]:
+    """The decay and the weights, in the order of the launchers' results."""
+    factors = (("decay", roles.decay), ("write", roles.write), ("read", roles.read))
+    return factors if roles.erase is None else (*factors, ("erase", roles.erase))
+
+
 _NAMES = {
     "decay": "log_decay",
     "write": "write_weight",
     "read": "read_weight",
+    "erase": "erase_weight",
     "query": "query",
     "key": "key",
     "value": "value",
@@ -116,7 +123,9 @@ _NOTES = {
     "decay": "prefix sums of the log2 decays",
     "write": "weights of the writes",
     "read": "weights of the reads",
+    "erase": "weights of the erases",
 }
+WEIGHTS = ("write", "read", "erase")
 
 
 def _program(roles: Roles, values: list[_Value]) -> tuple[Assignment, ...]:
@@ -162,7 +171,7 @@ def _forward(
                 "else:",
                 "    tl.store(place, high + low, mask=m_h[None, :])",
             ]
-        elif value.kind in ("write", "read"):
+        elif value.kind in WEIGHTS:
             shape = "(chunks.count, H, 64)"
             builder.result(value.kind, "[chunks, H, 64]", shape, "torch.float32")
             builder.stores += [
@@ -210,7 +219,7 @@ def _backward(
     builder.leaves(needed)
     printer = scope.printer(needed)
     used: set[str] = set()
-    weights = [v.kind for v in values if v.kind in ("write", "read")]
+    weights = [v.kind for v in values if v.kind in WEIGHTS]
     decay = any(v.kind == "decay" and seeds[v.name].name in reads for v in values)
     if decay or any(seeds[v.name].name in reads for v in values if v.kind in weights):
         builder.tensor("sums_ptr", "[planes, chunks, H, 64]", "sums")
@@ -228,9 +237,10 @@ def _backward(
             ]
             printer.define(seed, Tile(seed, dims))
         elif value.kind in weights:
+            before = weights.index(value.kind)
             start = " + ".join(
                 (["(2 + 3 * NB)"] if decayed else [])
-                + (["NB"] if value.kind == "read" and "write" in weights else [])
+                + (["NB"] if before == 1 else [f"{before} * NB"] if before else [])
             )
             pointer = f"sums_ptr + ({start}) * PLANE" if start else "sums_ptr"
             builder.loads += [

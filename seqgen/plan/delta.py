@@ -1,0 +1,90 @@
+"""The chunkwise schedule of the delta family: one erase and one write with the same key.
+
+Inside a chunk of 64 tokens what each one writes is the solution of a unit lower triangular system,
+whose inverse does not depend on the state: one kernel prepares it for all chunks. Then states pass
+from chunk to chunk; outputs and the gradients of queries and keys are parallel over chunks.
+"""
+
+from __future__ import annotations
+
+from seqgen.gpu.table import Gpu
+from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.structure import Structure
+from seqgen.plan.delta_calls import DeltaCalls
+from seqgen.plan.delta_kernels import plan_delta_kernels
+from seqgen.plan.knobs import KernelSpace, Knob
+from seqgen.plan.linear import BLOCKS, TILES, choice, has_async_products, row_spaces
+from seqgen.plan.linear_epilogue import plan_epilogue
+from seqgen.plan.linear_roles import NoFastFormError, find_roles
+from seqgen.plan.linear_rows import plan_rows
+from seqgen.plan.schedule import KernelPart, SchedulePlan
+
+LARGE = (
+    ("delta_solve", "kernels/delta_solve.py.jinja"),
+    ("delta_state", "kernels/delta_state.py.jinja"),
+    ("delta_output", "kernels/delta_output.py.jinja"),
+    ("delta_states", "kernels/delta_states.py.jinja"),
+    ("delta_backward", "kernels/delta_backward.py.jinja"),
+    ("delta_backward", "kernels/delta_backward_launch.py.jinja"),
+)
+HELPERS = ("linear", "linear_decay", "linear_host", "delta")
+
+
+def plan_delta(
+    recurrence: Recurrence, structure: Structure, universal: SchedulePlan, gpu: Gpu
+) -> SchedulePlan | str:
+    """The chunkwise schedule, which hands small and huge problems to ``universal``.
+
+    Returns the reason where the schedule does not cover the operator.
+    """
+    try:
+        roles = find_roles(recurrence, structure)
+        rows = plan_rows(roles)
+        epilogue = plan_epilogue(roles)
+    except NoFastFormError as error:
+        return str(error)
+    calls = DeltaCalls(roles, rows, epilogue)
+    plan = plan_delta_kernels(roles, rows, epilogue)
+    parts = [KernelPart(name, template, plan) for name, template in LARGE]
+    small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
+    parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
+    parts.append(KernelPart("delta", "kernels/delta_calls.py.jinja", calls.plan()))
+    call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
+    forward = f"{roles.output.name}, {roles.state.name}_final = _delta_forward({call}, want_final)"
+    backward = f"gradients = _delta_backward({call}, {', '.join(calls.cotangents)})"
+    shared = [name for name in universal.helpers if name != "arithmetic"]
+    steps = "" if recurrence.reverse else "decode steps, and "
+    fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
+    return SchedulePlan(
+        name="delta",
+        helpers=("arithmetic", *shared, *HELPERS),
+        kernels=(*parts, *universal.kernels),
+        forward_call=choice("_delta_fits(sizes)", forward, universal.forward_call),
+        backward_call=choice("_delta_fits(sizes)", backward, universal.backward_call),
+        spaces=(*_spaces(gpu), *row_spaces(small), *universal.spaces),
+        notes=universal.notes,
+        fallback=f"The token-serial kernels take {fallback}33 to 512.",
+    )
+
+
+def _spaces(gpu: Gpu) -> list[KernelSpace]:
+    keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
+    columns, stages = Knob("BV", (16, 32, 64)), Knob("num_stages", (1, 2, 3))
+    warps, registers = Knob("num_warps", (4, 8)), Knob("maxnreg", (0, 168))
+    described = Knob("descriptors", (False, True))
+    solve = {"BK": 128, "num_warps": 4, "maxnreg": 0}
+    # The best of a few on an H200, B2 T16384 H16 D128: 0.40 ms against 0.50 with 32 columns, and
+    # 0.81 ms against 1.22 with one stage.
+    state = {"BV": 16, "num_stages": 3, "num_warps": 4}
+    states = {"BV": 32, "num_stages": 2, "num_warps": 4}
+    output = {"BK": 128, "BV": 128, "num_warps": 4, "maxnreg": 0}
+    backward = {"BK": 128, "BV": 128, "descriptors": True, "num_warps": 4, "maxnreg": 0}
+    if not has_async_products(gpu):
+        backward = {**backward, "BK": 64, "BV": 64, "descriptors": False, "num_warps": 8}
+    return [
+        KernelSpace("delta_solve", "fwd", (keys, warps, registers), solve),
+        KernelSpace("delta_state", "fwd", (columns, stages, warps), state),
+        KernelSpace("delta_output", "fwd", (keys, values, warps, registers), output),
+        KernelSpace("delta_states", "bwd", (columns, stages, warps), states),
+        KernelSpace("delta_backward", "bwd", (keys, values, described, warps, registers), backward),
+    ]

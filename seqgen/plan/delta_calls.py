@@ -1,0 +1,74 @@
+"""How the kernels of the delta schedule follow one another, in the generated file."""
+
+from __future__ import annotations
+
+from seqgen.plan.linear_calls import Calls
+
+
+class DeltaCalls(Calls):
+    """Writes the two functions that launch everything."""
+
+    @property
+    def factors(self) -> str:
+        """Decay and weights of writes, reads and erases as arguments, None where there are none."""
+        return super().factors + (", None" if self.roles.erase is None else "")
+
+    @property
+    def extra(self) -> str:
+        """Values get what the output gives them outside of the kernels."""
+        return ""
+
+    @property
+    def solved(self) -> list[str]:
+        """Results of the solve: inverse, mixing, factors, totals."""
+        return [self.local(name) for name in ("inverse", "mixing", "factors", "totals")]
+
+    def solve_line(self) -> str:
+        query, key, _ = (self.operand(role) for role in self.roles.tiles)
+        call = f"launch_delta_solve({query}, {key}, {self.factors}, {self.common})"
+        return f"{', '.join(self.solved)} = {call}"
+
+    def state_line(self, final: str) -> str:
+        _, key, value = (self.operand(role) for role in self.roles.tiles)
+        inverse, _, factors, totals = self.solved
+        want = "False" if final == "_" else "want_final"
+        return (
+            f"{self.local('states')}, {self.local('errors')}, {final} = launch_delta_state({key}, "
+            f"{value}, {inverse}, {factors}, {totals}, {self.initial}, {self.common}, {want})"
+        )
+
+    def output_call(self, flag: str) -> str:
+        query, (_, mixing, factors, _) = self.operand(self.roles.tiles[0]), self.solved
+        leaves = [leaf.tensor.name for leaf in self.epilogue.leaves]
+        arguments = [query, self.local("errors"), mixing, factors, self.local("states"), *leaves]
+        arguments.append(self.common)
+        if self.epilogue.lines:
+            arguments.append(flag)
+        return f"launch_delta_output({', '.join(arguments)})"
+
+    def row_lines(self) -> list[str]:
+        return [*super().row_lines(), self.solve_line()]
+
+    def backward(self) -> list[str]:
+        query, key, value = (self.operand(role) for role in self.roles.tiles)
+        final, d_read = f"d_{self.roles.state.name}_final", self.local("d_read")
+        tiles = [self.local(f"d_{role.name}") for role in self.roles.tiles]
+        d_query, d_key, d_value = tiles
+        states, d_states = self.local("states"), self.local("d_states")
+        written, sums = self.local("written"), self.local("sums")
+        lines = [
+            *self.row_lines(),
+            *self.seed_lines(),
+            f"if {final} is not None:",
+            f"    {final} = {final}.contiguous()",
+            f"{states}, {d_states}, {written}, {d_value}, {self.local('d_initial')} = (",
+            f"    launch_delta_states({query}, {key}, {value}, {d_read}, {', '.join(self.solved)},",
+            f"    {self.initial}, {final}, {self.common})",
+            ")",
+            f"{d_query}, {d_key}, {sums} = launch_delta_backward(",
+            f"    {query}, {key}, {written}, {d_read}, {d_value}, {self.factors},",
+            f"    {states}, {d_states}, {self.common}",
+            ")",
+            *self.rows_backward_lines(),
+        ]
+        return [*lines, "return (", *self.gradient_lines(tiles), ")"]
