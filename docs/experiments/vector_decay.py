@@ -77,8 +77,16 @@ def add_sums(over, x, c, PRECISION: tl.constexpr):
 def to_border(i, j, level):
     """[i, j] whether row j decays row i on the way to the border between two halves of 2^level
     rows: the rows up to i in an upper half, the rows behind i in a lower one."""
+    # All of it depends on the level, or the compiler keeps matrices of indices over the loop.
+    last = (1 << level) - 1
     upper = ((i >> level) & 1) == 1
-    return ((i >> level) == (j >> level)) & ((j <= i) == upper)
+    return ((i >> level) == (j >> level)) & (((j & last) <= (i & last)) == upper)
+
+
+@triton.jit
+def in_halves(i, j, level):
+    """[i, j] whether rows i and j lie in different halves of the same block of 2 * 2^level rows."""
+    return ((i >> level) ^ (j >> level)) == 1
 
 
 # ---------------------------------------------------------------- scores and decayed rows
@@ -110,7 +118,6 @@ def scores_kernel(
     valid = t0 + i < length
     row = i[:, None]
     column = i[None, :]
-    distance = row ^ column
     scores = tl.zeros([64, 64], tl.float32)
     for b in tl.range(0, K, KI):
         r_k = b + tl.arange(0, KI)
@@ -123,13 +130,13 @@ def scores_kernel(
         tl.store(total_ptr + (chunk.to(tl.int64) * H + h) * K + r_k, total, mask=r_k < K)
         suffix = decay(column > row, high, low, TWO, PRECISION)
         store_rows(decayed_k_ptr + at, k * suffix, i, valid, r_k, H * K, K)
-        scores += tl.where(distance == 0, dot(q, tl.trans(k), PRECISION), 0.0)
+        scores += tl.where(row == column, dot(q, tl.trans(k), PRECISION), 0.0)
         level = 5
         while level >= 0:
             upper = ((row >> level) & 1) == 1
             factor = decay(to_border(row, column, level), high, low, TWO, PRECISION)
             rows = (tl.where(upper, q, k) * factor).to(q.dtype)
-            pairs = ((distance >> level) == 1) & (row > column)
+            pairs = in_halves(row, column, level) & upper
             scores += tl.where(pairs, dot(rows, tl.trans(rows), PRECISION), 0.0)
             level -= 1
     place = scores_ptr + (chunk.to(tl.int64) * H + h) * 4096 + row * 64 + column
@@ -187,6 +194,33 @@ def walk(
 
 
 @triton.jit
+def state_kernel(
+    decayed_k_ptr,  # [B, T, H, K]
+    v_ptr,  # [B, T, H, V]
+    total_ptr,  # [chunks, H, K], fp32
+    initial_ptr,  # [B, H, K, V], fp32
+    final_ptr,  # [B, H, K, V], fp32
+    states_ptr,  # [chunks, H, K, V], before each chunk
+    T,
+    NT,
+    H: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    STAGES: tl.constexpr,
+    HAS_INITIAL: tl.constexpr,
+    HAS_FINAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    walk(
+        tl.program_id(0), decayed_k_ptr, v_ptr, total_ptr, initial_ptr, final_ptr, states_ptr,
+        T, NT, H, K, V, BK, BV, STAGES, ADJOINT=False, HAS_FIRST=HAS_INITIAL, HAS_LAST=HAS_FINAL,
+        PRECISION=PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit
 def states_kernel(
     decayed_q_ptr,  # [B, T, H, K]
     decayed_k_ptr,  # [B, T, H, K]
@@ -194,7 +228,6 @@ def states_kernel(
     d_read_ptr,  # [B, T, H, V]
     total_ptr,  # [chunks, H, K], fp32
     initial_ptr,  # [B, H, K, V], fp32
-    final_ptr,  # [B, H, K, V], fp32
     d_final_ptr,  # [B, H, K, V], fp32
     d_initial_ptr,  # [B, H, K, V], fp32
     states_ptr,  # [chunks, H, K, V], before each chunk
@@ -207,22 +240,16 @@ def states_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     STAGES: tl.constexpr,
-    ADJOINT: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
-    HAS_FINAL: tl.constexpr,
     HAS_D_FINAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    # With ADJOINT even programs recompute a block of the states, odd ones walk their gradients.
-    pid = tl.program_id(0)
-    forward = True
-    if ADJOINT:
-        forward = pid % 2 == 0
-        pid = pid // 2
-    if forward:
+    # Even programs recompute a block of the states, odd ones walk their gradients backwards.
+    pid = tl.program_id(0) // 2
+    if tl.program_id(0) % 2 == 0:
         walk(
-            pid, decayed_k_ptr, v_ptr, total_ptr, initial_ptr, final_ptr, states_ptr, T, NT,
-            H, K, V, BK, BV, STAGES, ADJOINT=False, HAS_FIRST=HAS_INITIAL, HAS_LAST=HAS_FINAL,
+            pid, decayed_k_ptr, v_ptr, total_ptr, initial_ptr, None, states_ptr, T, NT,
+            H, K, V, BK, BV, STAGES, ADJOINT=False, HAS_FIRST=HAS_INITIAL, HAS_LAST=False,
             PRECISION=PRECISION,
         )  # fmt: skip
     else:
@@ -396,17 +423,21 @@ def gradients_kernel(
     d_g = add_sums(column < row, d_k * k, d_g, PRECISION)
 
     # The pairs of the chunk, the diagonal first.
-    d_scores = tl.load(d_scores_ptr + in_chunks * 4096 + row * 64 + column)
-    own = tl.sum(tl.where(row == column, d_scores.to(tl.float32), 0.0), 1)[:, None]
+    d_scores_ptr += in_chunks * 4096
+    own = tl.load(d_scores_ptr + i * 65).to(tl.float32)[:, None]
     d_q += own * k
     d_k += own * q
+    exists = valid[:, None] & (r_k < K)[None, :]
+    q_rows = q_ptr + at * K + row * (H * K) + r_k[None, :]
+    k_rows = k_ptr + at * K + row * (H * K) + r_k[None, :]
     level = 5
     while level >= 0:
         upper = ((row >> level) & 1) == 1
         factor = decay(to_border(row, column, level), high, low, TWO, PRECISION)
-        own_row = tl.where(upper, q, k)
-        pairs = tl.where(((row ^ column) >> level) == 1, d_scores, 0.0).to(q.dtype)
-        d_row = dot(pairs, (own_row * factor).to(q.dtype), PRECISION) * factor
+        own_row = tl.load(tl.where(upper, q_rows, k_rows), mask=exists, other=0.0)
+        pairs = in_halves(row, column, level)
+        d_scores = tl.load(d_scores_ptr + row * 64 + column, mask=pairs, other=0.0)
+        d_row = dot(d_scores, (own_row * factor).to(q.dtype), PRECISION) * factor
         d_q += tl.where(upper, d_row, 0.0)
         d_k += tl.where(upper, 0.0, d_row)
         d_g = add_sums(to_border(column, row, level), d_row * own_row, d_g, PRECISION)
@@ -432,6 +463,7 @@ def default_configs(dtype):
     exact = dtype == torch.float32
     return {
         "scores": dict(KI=32 if exact else 64, num_warps=4),
+        "state": dict(BK=64 if exact else 128, BV=32 if exact else 64, STAGES=2 if exact else 3, num_warps=4),
         "states": dict(BK=64 if exact else 128, BV=32 if exact else 64, STAGES=2 if exact else 3, num_warps=4),
         "output": dict(BK=32 if exact else 128, BV=64 if exact else 128, num_warps=4),
         "values": dict(BK=32 if exact else 64, BV=32 if exact else 64, num_warps=4),
@@ -460,24 +492,36 @@ def run_scores(q, k, g, scale, config):
     return decayed_q, decayed_k, total, scores
 
 
-def run_states(saved, v, do, h0, dht, want_final, config):
-    """States before each chunk; with ``do`` also the gradients of the states after each chunk."""
+def run_state(saved, v, h0, want_final, config):
+    """States before each chunk and the final state."""
+    _, decayed_k, total, _ = saved
+    (B, T, H, K), V = decayed_k.shape, v.shape[-1]
+    NT = triton.cdiv(T, 64)
+    states = v.new_empty(B * NT, H, K, V)
+    final = torch.empty(B, H, K, V, dtype=torch.float32, device=v.device) if want_final else None
+    config = blocks(config, K, V)
+    state_kernel[(B * H * triton.cdiv(K, config["BK"]) * triton.cdiv(V, config["BV"]),)](
+        decayed_k, v, total, h0, final, states, T, NT, H=H, K=K, V=V, HAS_INITIAL=h0 is not None,
+        HAS_FINAL=want_final, PRECISION=precision(v.dtype), **config,
+    )  # fmt: skip
+    return states, final
+
+
+def run_states(saved, v, do, h0, dht, config):
+    """States before and gradients of states after each chunk, gradient of the initial state."""
     decayed_q, decayed_k, total, _ = saved
     (B, T, H, K), V = decayed_q.shape, v.shape[-1]
     NT = triton.cdiv(T, 64)
-    adjoint = do is not None
     states = v.new_empty(B * NT, H, K, V)
-    d_states = torch.empty_like(states) if adjoint else None
-    final = torch.empty(B, H, K, V, dtype=torch.float32, device=v.device) if want_final else None
-    d_initial = torch.empty_like(h0) if adjoint and h0 is not None else None
+    d_states = torch.empty_like(states)
+    d_initial = None if h0 is None else torch.empty_like(h0)
     config = blocks(config, K, V)
-    programs = (1 + adjoint) * B * H * triton.cdiv(K, config["BK"]) * triton.cdiv(V, config["BV"])
-    states_kernel[(programs,)](
-        decayed_q, decayed_k, v, do, total, h0, final, dht, d_initial, states, d_states, T, NT,
-        H=H, K=K, V=V, ADJOINT=adjoint, HAS_INITIAL=h0 is not None, HAS_FINAL=want_final,
-        HAS_D_FINAL=dht is not None, PRECISION=precision(v.dtype), **config,
+    states_kernel[(2 * B * H * triton.cdiv(K, config["BK"]) * triton.cdiv(V, config["BV"]),)](
+        decayed_q, decayed_k, v, do, total, h0, dht, d_initial, states, d_states, T, NT,
+        H=H, K=K, V=V, HAS_INITIAL=h0 is not None, HAS_D_FINAL=dht is not None,
+        PRECISION=precision(v.dtype), **config,
     )  # fmt: skip
-    return states, d_states, final, d_initial
+    return states, d_states, d_initial
 
 
 def run_output(saved, v, states, config):
@@ -524,7 +568,7 @@ def forward(q, k, v, g, h0=None, scale=None, want_final=True, configs=None):
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     configs = configs or default_configs(q.dtype)
     saved = run_scores(q, k, g, scale, configs["scores"])
-    states, _, final, _ = run_states(saved, v, None, h0, None, want_final, configs["states"])
+    states, final = run_state(saved, v, h0, want_final, configs["state"])
     return run_output(saved, v, states, configs["output"]), final, saved
 
 
@@ -533,8 +577,7 @@ def backward(q, k, v, g, do, h0=None, dht=None, scale=None, saved=None, configs=
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     configs = configs or default_configs(q.dtype)
     saved = saved or run_scores(q, k, g, scale, configs["scores"])
-    walked = run_states(saved, v, do, h0, dht, False, configs.get("passes", configs["states"]))
-    states, d_states, _, dh0 = walked
+    states, d_states, dh0 = run_states(saved, v, do, h0, dht, configs["states"])
     dv, d_scores = run_values(saved, v, do, d_states, scale, configs["values"])
     dq, dk, dg = run_gradients(
         q, k, v, g, do, saved[2], d_scores, states, d_states, scale, configs["gradients"]
