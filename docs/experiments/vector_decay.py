@@ -437,8 +437,8 @@ def gradients_kernel(
         factor = decay(to_border(row, column, level), high, low, TWO, PRECISION)
         own_row = tl.load(tl.where(upper, q_rows, k_rows), mask=exists, other=0.0)
         pairs = in_halves(row, column, level)
-        d_scores = tl.load(d_scores_ptr + row * 64 + column, mask=pairs, other=0.0)
-        d_row = dot(d_scores, (own_row * factor).to(q.dtype), PRECISION) * factor
+        d_scores = tl.load(d_scores_ptr + row * 64 + column)
+        d_row = dot(tl.where(pairs, d_scores, 0.0).to(q.dtype), (own_row * factor).to(q.dtype), PRECISION) * factor
         d_q += tl.where(upper, d_row, 0.0)
         d_k += tl.where(upper, 0.0, d_row)
         d_g = add_sums(to_border(column, row, level), d_row * own_row, d_g, PRECISION)
