@@ -24,6 +24,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -449,6 +450,29 @@ def gradients_kernel(
 
 
 # ---------------------------------------------------------------- launchers
+COMPILE_ONLY = False  # kernels are compiled and not started
+
+
+def launch(kernel, programs):
+    """``kernel`` over a number of programs; takes its arguments."""
+    if COMPILE_ONLY:
+        return partial(kernel.warmup, grid=(programs,))
+    return kernel[(programs,)]
+
+
+def compile_all(jobs):
+    """Compiles what the jobs launch, in threads.
+
+    No kernel starts here: kernels of several threads on one stream hide which one failed.
+    """
+    global COMPILE_ONLY
+    COMPILE_ONLY = True
+    with ThreadPoolExecutor(12) as pool:
+        for _ in pool.map(attempt, jobs):
+            pass  # an error comes again at the launch
+    COMPILE_ONLY = False
+
+
 def precision(dtype):
     if dtype == torch.float32:
         return "tf32x3"
@@ -486,7 +510,7 @@ def run_scores(q, k, g, scale, config):
     total = torch.empty(B * NT, H, K, dtype=torch.float32, device=q.device)
     scores = q.new_empty(B * NT, H, 64, 64)
     two = q.dtype != torch.float32 and g.dtype == torch.float32
-    scores_kernel[(B * NT * H,)](
+    launch(scores_kernel, B * NT * H)(
         q, k, g, decayed_q, decayed_k, total, scores, T, NT, scale, H=H, K=K, TWO=two,
         PRECISION=precision(q.dtype), **blocks(config, K, 0),
     )  # fmt: skip
@@ -501,7 +525,7 @@ def run_state(saved, v, h0, want_final, config):
     states = v.new_empty(B * NT, H, K, V)
     final = torch.empty(B, H, K, V, dtype=torch.float32, device=v.device) if want_final else None
     config = blocks(config, K, V)
-    state_kernel[(B * H * triton.cdiv(K, config["BK"]) * triton.cdiv(V, config["BV"]),)](
+    launch(state_kernel, B * H * triton.cdiv(K, config["BK"]) * triton.cdiv(V, config["BV"]))(
         decayed_k, v, total, h0, final, states, T, NT, H=H, K=K, V=V, HAS_INITIAL=h0 is not None,
         HAS_FINAL=want_final, PRECISION=precision(v.dtype), **config,
     )  # fmt: skip
@@ -517,7 +541,7 @@ def run_states(saved, v, do, h0, dht, config):
     d_states = torch.empty_like(states)
     d_initial = None if h0 is None else torch.empty_like(h0)
     config = blocks(config, K, V)
-    states_kernel[(2 * B * H * triton.cdiv(K, config["BK"]) * triton.cdiv(V, config["BV"]),)](
+    launch(states_kernel, 2 * B * H * triton.cdiv(K, config["BK"]) * triton.cdiv(V, config["BV"]))(
         decayed_q, decayed_k, v, do, total, h0, dht, d_initial, states, d_states, T, NT,
         H=H, K=K, V=V, HAS_INITIAL=h0 is not None, HAS_D_FINAL=dht is not None,
         PRECISION=precision(v.dtype), **config,
@@ -531,7 +555,7 @@ def run_output(saved, v, states, config):
     NT = triton.cdiv(T, 64)
     config = blocks(config, K, V)
     o = torch.empty_like(v)
-    output_kernel[(B * NT * H * triton.cdiv(V, config["BV"]),)](
+    launch(output_kernel, B * NT * H * triton.cdiv(V, config["BV"]))(
         decayed_q, v, scores, states, o, T, NT, H=H, K=K, V=V, PRECISION=precision(v.dtype), **config,
     )  # fmt: skip
     return o
@@ -543,7 +567,7 @@ def run_values(saved, v, do, d_states, scale, config):
     (B, T, H, K), V = decayed_k.shape, v.shape[-1]
     NT = triton.cdiv(T, 64)
     dv, d_scores = torch.empty_like(v), torch.empty_like(scores)
-    values_kernel[(B * NT * H,)](
+    launch(values_kernel, B * NT * H)(
         decayed_k, v, do, scores, d_states, dv, d_scores, T, NT, scale, H=H, K=K, V=V,
         PRECISION=precision(v.dtype), **blocks(config, K, V),
     )  # fmt: skip
@@ -557,7 +581,7 @@ def run_gradients(q, k, v, g, do, total, d_scores, states, d_states, scale, conf
     dq, dk, dg = torch.empty_like(q), torch.empty_like(k), torch.empty_like(g, dtype=torch.float32)
     config = blocks(config, K, V)
     two = q.dtype != torch.float32 and g.dtype == torch.float32
-    gradients_kernel[(B * NT * H * triton.cdiv(K, config["KI"]),)](
+    launch(gradients_kernel, B * NT * H * triton.cdiv(K, config["KI"]))(
         q, k, v, g, do, total, d_scores, states, d_states, dq, dk, dg, T, NT, scale,
         H=H, K=K, V=V, TWO=two, PRECISION=precision(q.dtype), **config,
     )  # fmt: skip
@@ -653,6 +677,15 @@ def case(B, T, H, K, V, gate, dtype=torch.float32, gate_dtype=torch.float32, dev
     )
 
 
+def launch_all(*sizes_and_kinds, state=True, configs=None):
+    """Forward and backward of a case without its truth."""
+    q, k, v, g, do, h0, dht = make(*sizes_and_kinds)
+    if not state:
+        h0 = dht = None
+    forward(q, k, v, g, h0, configs=configs)
+    backward(q, k, v, g, do, h0, dht, configs=configs)
+
+
 GATES = ("0", "weak", "logsigmoid", "strong", "-20", "inf", "mixed")
 
 
@@ -690,18 +723,47 @@ def each_candidate():
             yield f"{name} {config}", default_configs(torch.bfloat16) | {name: config}
 
 
+def check_alone(T, K, V, dtype=torch.bfloat16, configs=None):
+    """Every kernel alone, with the device synchronised after it; a fault ends the run there."""
+    B, H = 2, 2
+    q, k, v, g, do, h0, dht = make(B, T, H, K, V, "weak", dtype, torch.float32, "cuda")
+    configs, scale = configs or default_configs(dtype), K**-0.5
+
+    def alone(name, run, *arguments):
+        print(f"alone T{T} K{K} V{V} {str(dtype)[6:]} {name} {configs[name]}", end=" ", flush=True)
+        result = run(*arguments, configs[name])
+        torch.cuda.synchronize()
+        print("ran", flush=True)
+        return result
+
+    saved = alone("scores", run_scores, q, k, g, scale)
+    states, _ = alone("state", run_state, saved, v, h0, True)
+    states, d_states, _ = alone("states", run_states, saved, v, do, h0, dht)
+    alone("output", run_output, saved, v, states)
+    _, d_scores = alone("values", run_values, saved, v, do, d_states, scale)
+    alone("gradients", run_gradients, q, k, v, g, do, saved[2], d_scores, states, d_states, scale)
+
+
 def check():
-    """Cases of all dtypes and gates, then every candidate, then two runs bit by bit."""
+    """Every kernel alone, cases of all dtypes and gates, every candidate, two runs bit by bit."""
+    for T in (64, 128, 130):
+        check_alone(T, 128, 128)
+    check_alone(130, 128, 128, torch.float32)
+    check_alone(130, 100, 80)
     half, exact = (0.005, 0.008, 0.02), (1e-4, 1e-4, 1e-4)
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
-    jobs = []
+    jobs, compiles = [], []
 
     def add(*sizes, dtype=bf16, gate_dtype=fp32, text="", limits=half, **more):
+        def compiling():
+            launch_all(*sizes, dtype, gate_dtype, "cuda", **more)
+
         def job():
             good, line = case(*sizes, dtype, gate_dtype, "cuda", limits=limits, **more)
             return good, f"{line} {text}"
 
         jobs.append(job)
+        compiles.append(compiling)
 
     for gate in GATES:
         add(2, 321, 2, 128, 128, gate)
@@ -719,12 +781,14 @@ def check():
 
     start = time.time()
     good = True
-    attempt(jobs[0])  # starts CUDA and autograd before the threads
-    with ThreadPoolExecutor(12) as pool:
-        for result in pool.map(attempt, jobs):
-            ok, line = (False, f"ERROR {result}") if isinstance(result, str) else result
-            print(line, flush=True)
-            good &= ok
+    compile_all(compiles)
+    print(f"compiled in {time.time() - start:.0f} s", flush=True)
+    for result in map(attempt, jobs):
+        ok, line = (False, f"ERROR {result}") if isinstance(result, str) else result
+        print(line, flush=True)
+        good &= ok
+        if "illegal memory access" in line:
+            break  # nothing can run after it
     q, k, v, g, do, h0, dht = make(2, 2000, 4, 128, 128, "weak", bf16, fp32, "cuda")
     once, again = (
         [*forward(q, k, v, g, h0)[:2], *backward(q, k, v, g, do, h0, dht)] for _ in range(2)
@@ -794,21 +858,17 @@ def bench(B=2, T=16384, H=16, K=128, V=128, dtype=torch.bfloat16):
     }
     jobs = [(name, config) for name, found in CANDIDATES.items() for config in found]
 
-    def compile_one(job):
-        calls[job[0]](job[1])
-
     start = time.time()
-    with ThreadPoolExecutor(12) as pool:
-        failed = list(pool.map(lambda job: attempt(lambda: compile_one(job)), jobs))
-    torch.cuda.synchronize()
+    compile_all([partial(calls[name], config) for name, config in jobs])
     print(f"{torch.cuda.get_device_name()}: {len(jobs)} candidates in {time.time() - start:.0f} s")
     best = {}
-    for (name, config), error in zip(jobs, failed, strict=True):
-        if error:
-            print(f"{name:10s} {config} {error}", flush=True)
+    for name, config in jobs:
+        print(f"{name:10s} {config}", end=" ", flush=True)
+        us = attempt(lambda name=name, config=config: 1e3 * median(lambda: calls[name](config)))
+        if isinstance(us, str):
+            print(us, flush=True)
             continue
-        us = 1e3 * median(lambda name=name, config=config: calls[name](config))
-        print(f"{name:10s} {us:8.1f} us  {config}", flush=True)
+        print(f"{us:8.1f} us", flush=True)
         if us < best.get(name, (float("inf"),))[0]:
             best[name] = us, config
     configs |= {name: config for name, (_, config) in best.items()}
