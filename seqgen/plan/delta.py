@@ -24,7 +24,9 @@ LARGE = (
     ("delta_state", "kernels/delta_state.py.jinja"),
     ("delta_output", "kernels/delta_output.py.jinja"),
     ("delta_states", "kernels/delta_states.py.jinja"),
-    ("delta_backward", "kernels/delta_backward.py.jinja"),
+    ("delta_backward", "kernels/delta_backward.py.jinja"),  # one kernel in three parts
+    ("delta_backward", "kernels/delta_backward_keys.py.jinja"),
+    ("delta_backward", "kernels/delta_backward_queries.py.jinja"),
     ("delta_backward", "kernels/delta_backward_launch.py.jinja"),
 )
 HELPERS = ("linear", "linear_decay", "linear_host", "delta")

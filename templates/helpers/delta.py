@@ -75,10 +75,8 @@ def delta_walk(
         tl.store(states_ptr + in_rows * (K * V) + in_chunk, state, mask=exists)
         z = (v.to(tl.float32) - dot(k, state, PRECISION) * erase[:, None]).to(k.dtype)  # noqa: F821
         u = dot(load_square(inverse_ptr, in_rows, i), z, PRECISION)  # noqa: F821
-        if SOLVED:
-            store_rows(result_ptr + row * (H * V), u, rows, valid, r_v, H * V, V)  # noqa: F821
-        else:
-            store_rows(result_ptr + row * (H * V), z, rows, valid, r_v, H * V, V)  # noqa: F821
+        result = u if SOLVED else z
+        store_rows(result_ptr + row * (H * V), result, rows, valid, r_v, H * V, V)  # noqa: F821
         written = (u * write[:, None]).to(k.dtype)
         S = dot_add(tl.trans(k), written, S * total, PRECISION)  # noqa: F821
     if HAS_LAST:

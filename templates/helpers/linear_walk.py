@@ -75,7 +75,7 @@ def linear_walk(
         if PACKED:
             # Wrong borders must not write behind the last chunk. A mask, for a branch that reads
             # the accumulator makes Triton 3.6 abort on Blackwell where nothing decays.
-            fits = exists & (first_chunk + c < CHUNKS)
+            fits = tl.where(first_chunk + c < CHUNKS, exists, False)
         tl.store(place, S.to(states_ptr.dtype.element_ty), mask=fits)
         if DECAY:
             S = S * tl.exp2(end_high + end_low)

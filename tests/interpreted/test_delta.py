@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
@@ -33,7 +34,7 @@ def check(
 ):
     """Compare everything with the truth at small sizes; the schedule must be the chunkwise one."""
     sizes = {axis.name: {**SIZES, **(sizes or {})}[axis.name] for axis in op.axes}
-    schedule = choose_schedule(op, analyse(op))
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
     assert schedule.name == "delta", schedule.notes
     tensors = draw(op, batch, length, sizes=sizes, absent=options.pop("absent", ()))
     tensors.update(options.pop("tensors", {}))
@@ -192,7 +193,7 @@ def test_what_is_not_covered_says_why(update, reason):
         update: ["S = {update}"]
         output: {{o: "sum(q * S, K)"}}
     """)
-    schedule = choose_schedule(op, analyse(op))
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
     assert schedule.name == "recurrent"
     advice = "that has no chunkwise schedule yet. The operator runs token by token."
     assert schedule.notes[-1] == f"{reason}: {advice}"
