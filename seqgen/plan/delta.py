@@ -82,7 +82,7 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     output = {"BK": 128, "BV": 128, "num_warps": 4, "maxnreg": 0}
     backward = {"BK": 128, "BV": 128, "descriptors": True, "num_warps": 4, "maxnreg": 0}
     if not has_async_products(gpu):
-        backward = {**backward, "BK": 64, "BV": 64, "descriptors": False}
+        backward = {**backward, "descriptors": False, "num_warps": 8}
     return [
         KernelSpace("delta_solve", "fwd", (keys, warps, registers), solve),
         KernelSpace("delta_state", "fwd", (columns, stages, warps), state),
