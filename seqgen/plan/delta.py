@@ -25,7 +25,7 @@ LARGE = (
     ("delta_output", "kernels/delta_output.py.jinja"),
     ("delta_states", "kernels/delta_states.py.jinja"),
     ("delta_backward", "kernels/delta_backward.py.jinja"),  # one kernel in three parts
-    ("delta_backward", "kernels/delta_backward_keys.py.jinja"),
+    ("delta_backward", "kernels/delta_backward_erased.py.jinja"),
     ("delta_backward", "kernels/delta_backward_queries.py.jinja"),
     ("delta_backward", "kernels/delta_backward_launch.py.jinja"),
 )
