@@ -78,7 +78,26 @@ def test_check_goes_on_after_a_mistake(folder: Path, capsys: pytest.CaptureFixtu
     assert main(["check", "wrong.yaml", "spec.yaml"]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("'y' is not defined.\n  File \"wrong.yaml\", line 4\n")
-    assert shown.out == "spec.yaml: correct, family scan\n"
+    assert shown.out == (
+        "spec.yaml: correct, family scan\n"
+        "  recurrent: token-serial, state in registers; runs every operator\n"
+        "  The family scan has no faster schedule yet.\n"
+    )
+
+
+def test_check_holds_what_a_spec_requires(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "slow.yaml").write_text(f"{SPEC}require: {{schedule: chunkwise}}\n", encoding="utf-8")
+    assert main(["check", "slow.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == (
+        "The spec requires a chunkwise schedule, but the operator runs token by token.\n"
+        '  File "slow.yaml", line 6\n'
+        "    6 | require: {schedule: chunkwise}\n"
+        "      |                     ^^^^^^^^^ this is token-serial\n"
+        "  Note: The family scan has no faster schedule yet.\n"
+        "  Hint: Change the spec, or leave 'schedule' out of 'require'.\n"
+    )
+    assert shown.out == ""
 
 
 @pytest.mark.parametrize("stage", ["ir", "plan", "source"])
