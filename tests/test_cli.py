@@ -109,6 +109,21 @@ def test_emit_prints_and_writes_nothing(
     assert not (folder / "seqgen_ops").exists()
 
 
+def test_plan_is_an_outline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Short lines, the same ones for every build: no address, and a shared plan only once."""
+    example = str(Path(__file__).parents[1] / "examples" / "simple_gla.yaml")
+    command = ["build", example, "--gpu", "h100", "--emit", "plan"]
+    shown = []
+    for _ in range(2):
+        assert main(command) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and " 0x" not in shown[0]
+    lines = shown[0].splitlines()
+    assert lines[:2] == ["SchedulePlan", "  name: linear"]
+    assert max(map(len, lines)) < 200
+    assert sum("plan: LinearPlan" in line and "above" not in line for line in lines) == 1
+
+
 def test_sizes_that_do_not_fit_are_a_message(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
