@@ -12,6 +12,7 @@ from seqgen.ir.expr import Expr, Ref, substitute
 from seqgen.ir.printer import number, show
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.axes import AxisPlan, split_axes
+from seqgen.passes.components import Program
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import Component, Structure, analyse
 from seqgen.passes.structure_text import show_component, show_reasons
@@ -139,6 +140,9 @@ def _states(recurrence: Recurrence, cost: Cost) -> list[str]:
 def _axes(recurrence: Recurrence, plan: AxisPlan) -> list[str]:
     declared = {tensor.value: tensor.name for tensor in recurrence.tensors}
     raw: dict[str, Expr] = {t.value: Ref(t.name, t.axes) for t in recurrence.tensors}
+    for state, (incoming, *later) in Program(recurrence).versions.items():
+        axes = recurrence.state(state).axes
+        raw |= {incoming: Ref(f"prev({state})", axes), **{v: Ref(state, axes) for v in later}}
     lines = [f"programs split   {', '.join(plan.grid) or 'nothing but sequences'}"]
     for parent, child in plan.parents:
         lines.append(f"                 {parent} follows from {child}")
