@@ -12,6 +12,7 @@ from ruff import find_ruff_bin
 from seqgen._resources import templates_dir
 from seqgen.errors import SeqgenError
 from seqgen.plan.module import ModulePlan
+from seqgen.render.contents import contents, heading, kernel_pieces
 from seqgen.render.environment import render
 
 PLACEHOLDER = "0" * 64
@@ -35,8 +36,8 @@ class _Page:
 
     plan: ModulePlan
     content: str
-    public: str
     exports: str
+    contents: tuple[str, ...]
     first_text: str
     helper_text: str
     kernel_text: str
@@ -61,17 +62,18 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         public.insert(1, f"{op.name}_step")
         public_text += "\n\n" + render("step.py.jinja", op)
     exports = ["CONFIGS", "SPEC", *([op.state_class] if op.several_states else []), *public]
+    kernel_text = "\n\n".join(kernel_pieces(plan.schedule))
     page = _Page(
         plan=plan,
         content=PLACEHOLDER,
-        public=", ".join(public),
         exports=", ".join(f'"{name}"' for name in exports),
+        contents=contents(plan.schedule, kernel_text, ", ".join(public)),
         first_text=helper_source("prepare"),
         helper_text="\n\n".join(
-            helper_source(name)
+            f"{heading(helper_title(name))}\n\n{helper_source(name)}"
             for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
         ),
-        kernel_text="\n\n".join(render(k.template, k.plan) for k in plan.schedule.kernels),
+        kernel_text=kernel_text,
         reference_text=render("reference.py.jinja", op),
         op_text=render("op.py.jinja", op),
         public_text=public_text,
@@ -80,6 +82,12 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
     content_hash = hashlib.sha256(source.encode()).hexdigest()
     source = source.replace(PLACEHOLDER, content_hash)
     return GeneratedModule(plan.name, source, plan.spec_hash, content_hash)
+
+
+def helper_title(name: str) -> str:
+    """What a file of templates/helpers says that it is: the first line of its docstring."""
+    text = (templates_dir() / "helpers" / f"{name}.py").read_text()
+    return (ast.get_docstring(ast.parse(text)) or name).split("\n")[0].rstrip(".")
 
 
 def helper_source(name: str) -> str:
