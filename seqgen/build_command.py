@@ -40,7 +40,7 @@ def run_build(options: argparse.Namespace) -> int:
             tuned = tuned_configs(gpu, options.db, options.frozen)
             compiled = compile_spec(spec, gpu, tuned)
             if options.emit:
-                print(_stage(compiled, options.emit))
+                print(_stage(compiled, options.emit).rstrip("\n"))
                 continue
             folder = options.output if len(gpus) == 1 else options.output / gpu.name
             file = folder / f"{compiled.recurrence.name}.py"

@@ -105,7 +105,9 @@ def test_emit_prints_and_writes_nothing(
     stage: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", "spec.yaml", "--gpu", "h100", "--emit", stage]) == 0
-    assert "h = sigmoid(g) * h + x" in capsys.readouterr().out or stage == "plan"
+    shown = capsys.readouterr().out
+    assert "h = sigmoid(g) * h + x" in shown or stage == "plan"
+    assert shown.endswith("\n") and not shown.endswith("\n\n")  # '> file' is the file
     assert not (folder / "seqgen_ops").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from collections.abc import Iterator
@@ -69,12 +68,11 @@ def _serial(part: KernelPart) -> bool:
 
 def _calls(kernel_text: str) -> Iterator[tuple[str, list[str]]]:
     """The functions that run several kernels, each with the kernels in order of their launches."""
-    for node in ast.parse(kernel_text).body:
-        if isinstance(node, ast.FunctionDef) and node.name.endswith(("_forward", "_backward")):
-            text = ast.get_source_segment(kernel_text, node) or ""
-            launches = dict.fromkeys(re.findall(r"\blaunch_(\w+)\(", text))
-            if node.name.startswith("_") and launches:
-                yield node.name, list(launches)
+    for function in re.split(r"^(?=\S)", kernel_text, flags=re.MULTILINE):
+        name = re.match(r"def (_\w+_(?:forward|backward))\(", function)
+        launches = dict.fromkeys(re.findall(r"\blaunch_(\w+)\(", function))
+        if name is not None and launches:
+            yield name[1], list(launches)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

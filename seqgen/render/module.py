@@ -6,6 +6,7 @@ import ast
 import hashlib
 import subprocess
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ruff import find_ruff_bin
 
@@ -70,7 +71,7 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         contents=contents(plan.schedule, kernel_text, ", ".join(public)),
         first_text=helper_source("prepare"),
         helper_text="\n\n".join(
-            f"{heading(helper_title(name))}\n\n{helper_source(name)}"
+            helper_piece(name)
             for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
         ),
         kernel_text=kernel_text,
@@ -84,12 +85,15 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
     return GeneratedModule(plan.name, source, plan.spec_hash, content_hash)
 
 
-def helper_title(name: str) -> str:
-    """What a file of templates/helpers says that it is: the first line of its docstring."""
-    text = (templates_dir() / "helpers" / f"{name}.py").read_text()
-    return (ast.get_docstring(ast.parse(text)) or name).split("\n")[0].rstrip(".")
+@lru_cache
+def helper_piece(name: str) -> str:
+    """A file of templates/helpers under the first line of its docstring."""
+    tree = ast.parse((templates_dir() / "helpers" / f"{name}.py").read_text())
+    title = (ast.get_docstring(tree) or name).split("\n")[0].rstrip(".")
+    return f"{heading(title)}\n\n{helper_source(name)}"
 
 
+@lru_cache
 def helper_source(name: str) -> str:
     """A file of templates/helpers without its docstring and imports."""
     text = (templates_dir() / "helpers" / f"{name}.py").read_text()
