@@ -39,6 +39,6 @@ def draw_ratios(
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     if labels:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=len(ratios), frameon=False, fontsize=8)
     figure.savefig(target, dpi=110)
     pyplot.close(figure)
