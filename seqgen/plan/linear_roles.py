@@ -3,12 +3,14 @@
 Each role (query, key, value) is a product of numbers, of factors that are one number per token
 and head, and of a tile. The numbers of the query become a scale of the read, row factors become
 weights of the read and of the write, so that the large kernels see tiles as they are in memory.
+With one decay per key channel the log-decay is a tile as well, the gate, and row factors are part
+of the tiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seqgen.ir.expr import (
     Apply,
@@ -82,10 +84,14 @@ class Roles:
         head: the head axis of the state, or a name that no axis has.
         parent: the axis of which ``head`` is a child, or "".
         scale: numbers and sizes that multiply what is read.
+        tiles: query, key, value, and the gate where the decay is per key channel.
         decay: log-decay over the head axis, or None.
         write: row factor of what is written, or None.
         read: row factor of what is read, or None.
         erase: of the delta family, row factor of what the erase reads with the key, or None.
+        strict: whether the state is read as the token found it.
+        diagonal: whether a token reads its own write; if ``strict``, by the output's equation.
+        bonus: tensor over the key axis that weighs a token's own write, or None.
         lets: all ``let`` assignments, over the head axis.
         output: the only output; its value is over reads and tensors.
         source: name of the read in it.
@@ -99,7 +105,7 @@ class Roles:
     parent: str
     key: str
     value: str
-    tiles: tuple[Role, Role, Role]
+    tiles: tuple[Role, ...]
     scale: Expr
     decay: Expr | None
     write: Expr | None
@@ -111,6 +117,9 @@ class Roles:
     normaliser: State | None
     normaliser_read: Leaf | None
     erase: Expr | None = None
+    strict: bool = False
+    diagonal: bool = True
+    bonus: Leaf | None = None
 
     def leaf(self, value: str) -> Leaf | None:
         """The leaf whose value has this name."""
@@ -123,7 +132,25 @@ def find_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     Raises:
         NoFastFormError: the chunkwise schedule does not cover it.
     """
-    return _Finder(recurrence, _component(recurrence, structure), structure).roles()
+    component = _component(recurrence, structure)
+    decays = ("none", "head constant", "scalar")
+    _require(
+        component.decay in decays,
+        f"the decay is per {component.decay} and not one number per token and head",
+    )
+    _require(not component.reads[0].before, "the state is read before the token's update")
+    return _Finder(recurrence, component, structure).roles()
+
+
+def find_channel_roles(recurrence: Recurrence, structure: Structure) -> Roles:
+    """The roles of a linear ``recurrence`` with one decay per key channel.
+
+    Raises:
+        NoFastFormError: the chunkwise schedule does not cover it.
+    """
+    component = _component(recurrence, structure)
+    _require(len(recurrence.states) == 1, "there are several states")
+    return _Finder(recurrence, component, structure).channel_roles()
 
 
 def _require(condition: bool, reason: str) -> None:
@@ -141,18 +168,12 @@ def _component(recurrence: Recurrence, structure: Structure) -> Component:
     assert form is not None
     _require(len(form.steps) == 1, "a token takes several steps")
     _require(len(component.step.writes) == 1, "a token writes several products")
-    decays = ("none", "head constant", "scalar")
-    _require(
-        component.decay in decays,
-        f"the decay is per {component.decay} and not one number per token and head",
-    )
     _require(len(form.head_axes) <= 1, "the state has several head axes")
     _require(len(form.key_axes) == 1, "several axes are contracted together")
     _require(len(form.value_axes) == 1, "the state has several value axes")
     _require(len(component.reads) == 1, "the state is read more than once")
     (read,) = component.reads
     _require(component.side(read) == "key", "the value axis is contracted")
-    _require(not read.before, "the state is read before the token's update")
     _require(not read.expand, "several queries share a state")
     _require(len(recurrence.outputs) == 1, "there are several outputs")
     state = recurrence.state(component.states[0])
@@ -245,6 +266,22 @@ class _Finder:
             axes = axes[1:]
         return Leaf(tensor, lead, (self.head, *axes))
 
+    def channel_roles(self) -> Roles:
+        """The roles with row factors inside their tiles, and the log-decay as a fourth tile."""
+        component = self.component
+        roles = self.roles()
+        query = roles.tiles[0]
+        if roles.read is not None:
+            query = Role("query", self.key, simplify(product((query.tile, roles.read))), None)
+        key, value = roles.tiles[1:]
+        if roles.write is not None:
+            key = Role("key", self.key, simplify(product((key.tile, roles.write))), None)
+        assert component.log_decay is not None
+        gate = self.tile("gate", self.key, self.spelled(component.log_decay), "float32")
+        roles = replace(roles, tiles=(query, key, value, gate), decay=None, write=None, read=None)
+        strict = component.reads[0].before
+        return replace(roles, strict=strict, diagonal=not strict)
+
     # Expressions over the head axis -----------------------------------------------------------
 
     def inlined(self, expr: Expr) -> Expr:
@@ -281,14 +318,17 @@ class _Finder:
         rows: list[Expr] = []
         tiles: list[Expr] = []
         self.sort(self.spelled(expr), axis, rows, tiles)
-        tile = simplify(product(tiles))
+        return self.tile(name, axis, simplify(product(tiles))), tuple(rows)
+
+    def tile(self, name: str, axis: str, tile: Expr, dtype: str | None = None) -> Role:
+        """A role; its tile is a tensor as it is if that has ``dtype`` (None: the io dtype)."""
         leaf = None
         if isinstance(tile, Ref) and tile.name in self.tensors:
             found = self.leaf(self.tensors[tile.name])
-            plain = found.timed and found.tensor.required and found.tensor.dtype is None
+            plain = found.timed and found.tensor.required and found.tensor.dtype in (None, dtype)
             if plain and found.axes == (self.head, axis):
                 leaf = found
-        return Role(name, axis, tile, leaf), tuple(rows)
+        return Role(name, axis, tile, leaf)
 
     def whole(self, expr: Expr, name: str, axis: str) -> Role:
         """A role with all factors in its tile."""
