@@ -10,7 +10,7 @@ of the tiles.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from seqgen.ir.expr import (
     Apply,
@@ -132,59 +132,52 @@ def find_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     Raises:
         NoFastFormError: the chunkwise schedule does not cover it.
     """
-    component = _component(recurrence, structure)
+    component = matrix_component(recurrence, structure)
     decays = ("none", "head constant", "scalar")
-    _require(
+    require(
         component.decay in decays,
         f"the decay is per {component.decay} and not one number per token and head",
     )
-    _require(not component.reads[0].before, "the state is read before the token's update")
-    return _Finder(recurrence, component, structure).roles()
+    require(not component.reads[0].before, "the state is read before the token's update")
+    return Finder(recurrence, component, structure).roles()
 
 
-def find_channel_roles(recurrence: Recurrence, structure: Structure) -> Roles:
-    """The roles of a linear ``recurrence`` with one decay per key channel.
-
-    Raises:
-        NoFastFormError: the chunkwise schedule does not cover it.
-    """
-    component = _component(recurrence, structure)
-    _require(len(recurrence.states) == 1, "there are several states")
-    return _Finder(recurrence, component, structure).channel_roles()
-
-
-def _require(condition: bool, reason: str) -> None:
+def require(condition: bool, reason: str) -> None:
+    """Ends the search with ``reason`` unless ``condition`` holds."""
     if not condition:
         raise NoFastFormError(reason)
 
 
-def _component(recurrence: Recurrence, structure: Structure) -> Component:
+def matrix_component(recurrence: Recurrence, structure: Structure) -> Component:
+    """The component of the only matrix state, if reads and output have the form of a role's."""
     names = tuple(state.name for state in recurrence.states)
-    _require(len(names) == 1 or names in structure.fused, "there are several states")
+    require(len(names) == 1 or names in structure.fused, "there are several states")
     matrices = [c for c in structure.components if c.family == structure.family]
-    _require(len(matrices) == 1 and len(names) < 3, "there are several matrix states")
+    require(len(matrices) == 1 and len(names) < 3, "there are several matrix states")
     (component,) = matrices
     form = component.form
     assert form is not None
-    _require(len(form.steps) == 1, "a token takes several steps")
-    _require(len(component.step.writes) == 1, "a token writes several products")
-    _require(len(form.head_axes) <= 1, "the state has several head axes")
-    _require(len(form.key_axes) == 1, "several axes are contracted together")
-    _require(len(form.value_axes) == 1, "the state has several value axes")
-    _require(len(component.reads) == 1, "the state is read more than once")
+    require(len(form.steps) == 1, "a token takes several steps")
+    require(len(component.step.writes) == 1, "a token writes several products")
+    require(len(form.head_axes) <= 1, "the state has several head axes")
+    require(len(form.key_axes) == 1, "several axes are contracted together")
+    require(len(form.value_axes) == 1, "the state has several value axes")
+    require(len(component.reads) == 1, "the state is read more than once")
     (read,) = component.reads
-    _require(component.side(read) == "key", "the value axis is contracted")
-    _require(not read.expand, "several queries share a state")
-    _require(len(recurrence.outputs) == 1, "there are several outputs")
+    require(component.side(read) == "key", "the value axis is contracted")
+    require(not read.expand, "several queries share a state")
+    require(len(recurrence.outputs) == 1, "there are several outputs")
     state = recurrence.state(component.states[0])
-    _require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
-    _require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
+    require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
+    require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
     wanted = (*form.head_axes, *form.value_axes)
-    _require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
+    require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
     return component
 
 
-class _Finder:
+class Finder:
+    """Takes the expressions of one matrix component into roles."""
+
     def __init__(self, recurrence: Recurrence, component: Component, structure: Structure) -> None:
         form = component.form
         assert form is not None
@@ -197,6 +190,7 @@ class _Finder:
         self.tensors = {t.value: t for t in recurrence.tensors}
 
     def roles(self) -> Roles:
+        """The roles, with row factors of their own."""
         component = self.component
         (read,) = component.reads
         output = self.structure.outputs[0]
@@ -209,7 +203,7 @@ class _Finder:
         if delta is not None:
             key, of_key = self.split(delta.x, "key", self.key)
             erased, of_erase = self.split(delta.r, "key", self.key)
-            _require(erased.tile == key.tile, "the erase and the write have different keys")
+            require(erased.tile == key.tile, "the erase and the write have different keys")
             erase = [f for f in of_erase if f != Number(1.0)]
             value, of_value = self.whole(delta.y, "value", self.value), ()
         scale = [f for f in of_query if _is_number(f)]
@@ -249,12 +243,12 @@ class _Finder:
             return None, None
         other = next(c for c in self.structure.components if c is not component)
         state = self.rec.state(other.states[0])
-        _require(state.axes == (*self.heads, self.key), f"{state.name} has other axes")
-        _require(len(other.reads) == 1, f"{state.name} is read more than once")
+        require(state.axes == (*self.heads, self.key), f"{state.name} has other axes")
+        require(len(other.reads) == 1, f"{state.name} is read more than once")
         (read,), (own,) = other.reads, component.reads
         same = not read.before and not read.expand and read.weight == own.weight
-        _require(same, f"{state.name} is read with another query")
-        _require(other.value == Number(1.0), f"{state.name} takes something else than the key")
+        require(same, f"{state.name} is read with another query")
+        require(other.value == Number(1.0), f"{state.name} takes something else than the key")
         tensor = Tensor(read.name, self.heads, "input", read.name, dtype="float32")
         return state, Leaf(tensor, "H" if self.heads else "1", (self.head,))
 
@@ -265,22 +259,6 @@ class _Finder:
             lead = "H" if axes[0] == self.head else "HP"
             axes = axes[1:]
         return Leaf(tensor, lead, (self.head, *axes))
-
-    def channel_roles(self) -> Roles:
-        """The roles with row factors inside their tiles, and the log-decay as a fourth tile."""
-        component = self.component
-        roles = self.roles()
-        query = roles.tiles[0]
-        if roles.read is not None:
-            query = Role("query", self.key, simplify(product((query.tile, roles.read))), None)
-        key, value = roles.tiles[1:]
-        if roles.write is not None:
-            key = Role("key", self.key, simplify(product((key.tile, roles.write))), None)
-        assert component.log_decay is not None
-        gate = self.tile("gate", self.key, self.spelled(component.log_decay), "float32")
-        roles = replace(roles, tiles=(query, key, value, gate), decay=None, write=None, read=None)
-        strict = component.reads[0].before
-        return replace(roles, strict=strict, diagonal=not strict)
 
     # Expressions over the head axis -----------------------------------------------------------
 
@@ -304,7 +282,7 @@ class _Finder:
         if isinstance(expr, Ref):
             axes = tuple(a for a in expr.ref_axes if a not in (self.head, self.parent))
             return Ref(expr.name, (self.head, *axes), expr.at)
-        _require(
+        require(
             not (isinstance(expr, Index | Reduce | Expand) and self.parent in _own_axes(expr)),
             f"a value over {self.parent} is more than its entries",
         )
@@ -358,14 +336,14 @@ def check_tiles(exprs: Iterable[Expr], roles: Roles, allowed: tuple[str, ...]) -
     for expr in exprs:
         for node in walk(expr):
             moved = isinstance(node, GroupSum | Rename | Pick | Pair | Expand)
-            _require(not moved, "a value moves along an axis")
-            _require(not (isinstance(node, Ref) and node.at), "a token takes several steps")
+            require(not moved, "a value moves along an axis")
+            require(not (isinstance(node, Ref) and node.at), "a token takes several steps")
             axes = set(node.axes) - {roles.head}
             if isinstance(node, Size):
                 axes |= {node.axis} - {roles.head, roles.parent, roles.key, roles.value}
             extra = sorted(axes - set(allowed))
-            _require(not extra, f"a value has the axis {', '.join(extra)}")
-            _require(len(axes) < 2, f"a value is over {' and '.join(sorted(axes))} together")
+            require(not extra, f"a value has the axis {', '.join(extra)}")
+            require(len(axes) < 2, f"a value is over {' and '.join(sorted(axes))} together")
 
 
 def _own_axes(expr: Expr) -> tuple[str, ...]:

@@ -15,11 +15,12 @@ from seqgen.passes.structure import Structure
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, choice, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
-from seqgen.plan.linear_roles import NoFastFormError, find_channel_roles
+from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.vector_calls import VectorCalls
 from seqgen.plan.vector_kernels import plan_vector_kernels
+from seqgen.plan.vector_roles import find_channel_roles
 
 LARGE = (
     ("vector_scores", "kernels/vector_scores.py.jinja"),
