@@ -13,7 +13,7 @@ from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.knobs import Config, KernelSpace, Knob
-from seqgen.plan.linear import BLOCKS, TILES, choice, has_async_products, row_spaces
+from seqgen.plan.linear import BLOCKS, TILES, choice, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows

@@ -54,8 +54,10 @@ def up_to(i, j, STRICT: tl.constexpr):
 
 @triton.jit
 def to_border(i, j, level, STRICT: tl.constexpr):
-    """[i, j] whether row j decays row i on the way to the border between two halves of 2^level
-    rows: the rows up to i in an upper half (before i if STRICT), the rows behind i in a lower one."""
+    """[i, j] whether row j decays row i on the way to the border between halves of 2^level rows.
+
+    These are the rows up to i (before i if STRICT) in an upper half, those behind i in a lower one.
+    """
     # All of it depends on the level, or the compiler keeps matrices of indices over the loop.
     i_half = i >> level
     j_half = j >> level
