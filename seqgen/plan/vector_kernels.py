@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seqgen.passes.ranges import bounds
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
 from seqgen.plan.linear_roles import Roles
@@ -20,6 +21,9 @@ class VectorPlan:
         gate: what the gate is, for a comment.
         strict: whether the state is read before the token's update.
         diagonal: whether a token reads its own write.
+        own: whether that is beside the read of the state, which is before the update.
+        nearest: how far apart the nearest rows are between which something decays.
+        signed: whether gates may be above 0: nothing proves that they are not.
         bonus: what weighs a token's own write, for a comment; "" if nothing does.
         bonus_heads: launcher text: how many heads the bonus has in memory.
     """
@@ -28,6 +32,9 @@ class VectorPlan:
     gate: str
     strict: bool
     diagonal: bool
+    own: bool
+    nearest: int
+    signed: bool
     bonus: str
     bonus_heads: str
     bonus_argument: str
@@ -43,6 +50,9 @@ def plan_vector_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> VectorP
         gate=f"{operand(roles.tiles[3])}, natural logarithms",
         strict=roles.strict,
         diagonal=roles.diagonal,
+        own=roles.strict and roles.diagonal,
+        nearest=2 if roles.strict else 1,
+        signed=bounds(roles.tiles[3].tile, roles.recurrence)[1] > 0.0,
         bonus=f"{bonus.tensor.name} {shape_comment(bonus)}" if bonus else "",
         bonus_heads=lead_text(roles, bonus.lead) if bonus else "",
         bonus_argument=" bonus," if bonus else "",

@@ -1,5 +1,6 @@
 """One decay per key channel: decays between the tokens of a chunk, and the state's walk."""
 
+import torch
 import triton
 import triton.language as tl
 
@@ -24,28 +25,40 @@ def load_gate(
 
 
 @triton.jit
-def channel_decay(between, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
-    """[64, columns] decay over the rows j that ``between`` [i, j] names for each row i."""
-    ones = tl.where(between, 1.0, 0.0).to(high.dtype)
-    e = dot(ones, high, PRECISION)  # noqa: F821
+def exponents(over, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """[64, columns] sums of gates, in log2 units, with the weights (-1, 0, 1) ``over`` [64, 64]."""
+    over = over.to(high.dtype)
+    e = dot(over, high, PRECISION)  # noqa: F821
     if TWO:
-        e = dot_add(ones, low, e, PRECISION)  # noqa: F821
-    return tl.exp2(e * 1.4426950408889634)
+        e = dot_add(over, low, e, PRECISION)  # noqa: F821
+    return e * 1.4426950408889634
 
 
 @triton.jit
-def add_sums(over, x, c, PRECISION: tl.constexpr):
-    """c + sums of x [64, columns] over the rows j that ``over`` [i, j] names for each row i."""
+def channel_decay(between, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """[64, columns] decay over the rows j that ``between`` [i, j] names for each row i."""
+    return tl.exp2(exponents(tl.where(between, 1.0, 0.0), high, low, TWO, PRECISION))
+
+
+@triton.jit
+def add_sums(over, x, c, PRECISION: tl.constexpr, TWO_TERMS: tl.constexpr):
+    """c + sums of x [64, columns] over the rows j that ``over`` [i, j] names for each row i.
+
+    x is rounded to bf16 unless its dtype is fp32 or it is to be summed in two terms.
+    """
     if PRECISION == "tf32x3":
         return dot_add(tl.where(over, 1.0, 0.0), x, c, PRECISION)  # noqa: F821
     else:
         ones = tl.where(over, 1.0, 0.0).to(tl.bfloat16)
-        return dot_add(ones, x.to(tl.bfloat16), c, PRECISION)  # noqa: F821
+        high = x.to(tl.bfloat16)
+        if TWO_TERMS:
+            c = dot_add(ones, (x - high.to(tl.float32)).to(tl.bfloat16), c, PRECISION)  # noqa: F821
+        return dot_add(ones, high, c, PRECISION)  # noqa: F821
 
 
 @triton.jit
 def up_to(i, j, STRICT: tl.constexpr):
-    """[i, j] whether row j decays what row i reads of the state before the chunk."""
+    """[i, j] whether gate j decays what row i reads of the state before the chunk."""
     if STRICT:
         return j < i
     else:
@@ -53,27 +66,53 @@ def up_to(i, j, STRICT: tl.constexpr):
 
 
 @triton.jit
-def to_border(i, j, level, STRICT: tl.constexpr):
-    """[i, j] whether row j decays row i on the way to the border between halves of 2^level rows.
-
-    These are the rows up to i (before i if STRICT) in an upper half, those behind i in a lower one.
-    """
-    # All of it depends on the level, or the compiler keeps matrices of indices over the loop.
-    i_half = i >> level
-    j_half = j >> level
-    i_place = i - (i_half << level)
-    j_place = j - (j_half << level)
-    if STRICT:
-        upper = (i_half & 1) == 1
-        return (i_half == j_half) & tl.where(upper, j_place < i_place, j_place > i_place)
-    else:
-        return (i_half == j_half) & ((j_place <= i_place) == ((i_half & 1) == 1))
+def border_of(i, s):
+    """The first row of the upper half of the block of 2^s rows around row i; i + 1 where s = 0."""
+    return ((i >> s) << s) + (((1 << s) + 1) >> 1)
 
 
 @triton.jit
-def in_halves(i, j, level):
-    """[i, j] whether rows i and j lie in different halves of the same block of 2 * 2^level rows."""
-    return ((i >> level) ^ (j >> level)) == 1
+def from_border(until, column, border, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """Log2 decay from the border to each row: negative in upper halves, positive in lower ones.
+
+    The gates ``until`` the row less those before the border, subtracted in the mask and not in the
+    sums.
+    """
+    over = tl.where(until, 1.0, 0.0) - tl.where(column < border, 1.0, 0.0)
+    return exponents(over, high, low, TWO, PRECISION)
+
+
+@triton.jit
+def half_sums(high, low, TWO: tl.constexpr):
+    """Sums of the gates of the first and of the last 32 rows, the smallest and the largest gate."""
+    g = high.to(tl.float32)
+    if TWO:
+        g += low.to(tl.float32)
+    g *= 1.4426950408889634
+    first = tl.arange(0, 64)[:, None] < 32
+    sums = tl.sum(tl.where(first, g, 0.0), 0), tl.sum(tl.where(first, 0.0, g), 0)
+    return sums[0], sums[1], tl.min(tl.min(g, 1), 0), tl.max(tl.max(g, 1), 0)
+
+
+@triton.jit
+def levels_apart(first, last, smallest, largest, LIMIT: tl.constexpr, SIGNED: tl.constexpr):
+    """How often a chunk is halved until no decay from the middle of a block exceeds the limit.
+
+    Gates have one sign: the sums of whole halves, or h times the strongest gate, bound the decay.
+    Where nothing proves that (SIGNED), a gate above 0 has all levels taken.
+    """
+    levels = 1
+    for n in tl.static_range(1, 6):
+        levels += (smallest * (32 >> n) < -LIMIT).to(tl.int32)
+    levels = tl.where(tl.min(tl.minimum(first, last), 0) < -LIMIT, levels, 0)
+    if SIGNED:
+        levels = tl.where(largest > 0.0, 6, levels)
+    return levels
+
+
+def _decay_limit(dtype):
+    """The largest exponent of 2 on an operand: it must stay a normal number."""
+    return 6.0 if dtype == torch.float16 else 60.0
 
 
 @triton.jit
