@@ -28,10 +28,11 @@ LARGE = (
     ("vector_output", "kernels/vector_output.py.jinja"),
     ("vector_states", "kernels/vector_states.py.jinja"),
     ("vector_values", "kernels/vector_values.py.jinja"),
-    ("vector_gradients", "kernels/vector_gradients.py.jinja"),
+    ("vector_gradients", "kernels/vector_gradients.py.jinja"),  # one kernel in two parts
+    ("vector_gradients", "kernels/vector_gradients_pairs.py.jinja"),
     ("vector_gradients", "kernels/vector_gradients_launch.py.jinja"),
 )
-HELPERS = ("linear", "linear_host", "vector")
+HELPERS = ("linear", "linear_host", "vector", "vector_walk")
 
 
 def plan_vector(
