@@ -22,6 +22,7 @@ class VectorPlan:
         strict: whether the state is read before the token's update.
         diagonal: whether a token reads its own write.
         own: whether that is beside the read of the state, which is before the update.
+        until: Triton text: how a gate's row compares to rows that read the state it decays.
         nearest: how far apart the nearest rows are between which something decays.
         signed: whether gates may be above 0: nothing proves that they are not.
         bonus: what weighs a token's own write, for a comment; "" if nothing does.
@@ -33,6 +34,7 @@ class VectorPlan:
     strict: bool
     diagonal: bool
     own: bool
+    until: str
     nearest: int
     signed: bool
     bonus: str
@@ -51,6 +53,7 @@ def plan_vector_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> VectorP
         strict=roles.strict,
         diagonal=roles.diagonal,
         own=roles.strict and roles.diagonal,
+        until="<" if roles.strict else "<=",
         nearest=2 if roles.strict else 1,
         signed=bounds(roles.tiles[3].tile, roles.recurrence)[1] > 0.0,
         bonus=f"{bonus.tensor.name} {shape_comment(bonus)}" if bonus else "",

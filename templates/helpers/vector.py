@@ -25,9 +25,20 @@ def load_gate(
 
 
 @triton.jit
+def in_registers(weights, dtype: tl.constexpr, PRECISION: tl.constexpr):
+    """Weights [64, 64] as the left operand of a dot, computed in the threads that feed it to the
+    tensor cores, for they enter as an accumulator. Otherwise they would go through shared memory,
+    two bytes at a time.
+    """
+    if PRECISION == "half":
+        weights = tl.dot(tl.zeros([64, 16], dtype), tl.zeros([16, 64], dtype), weights)
+    return weights.to(dtype)
+
+
+@triton.jit
 def exponents(over, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
     """[64, columns] sums of gates, in log2 units, with the weights (-1, 0, 1) ``over`` [64, 64]."""
-    over = over.to(high.dtype)
+    over = in_registers(over, high.dtype, PRECISION)
     e = dot(over, high, PRECISION)  # noqa: F821
     if TWO:
         e = dot_add(over, low, e, PRECISION)  # noqa: F821
@@ -49,7 +60,7 @@ def add_sums(over, x, c, PRECISION: tl.constexpr, TWO_TERMS: tl.constexpr):
     if PRECISION == "tf32x3":
         return dot_add(tl.where(over, 1.0, 0.0), x, c, PRECISION)  # noqa: F821
     else:
-        ones = tl.where(over, 1.0, 0.0).to(tl.bfloat16)
+        ones = in_registers(tl.where(over, 1.0, 0.0), tl.bfloat16, PRECISION)
         high = x.to(tl.bfloat16)
         if TWO_TERMS:
             c = dot_add(ones, (x - high.to(tl.float32)).to(tl.bfloat16), c, PRECISION)  # noqa: F821
@@ -57,29 +68,26 @@ def add_sums(over, x, c, PRECISION: tl.constexpr, TWO_TERMS: tl.constexpr):
 
 
 @triton.jit
-def up_to(i, j, STRICT: tl.constexpr):
-    """[i, j] whether gate j decays what row i reads of the state before the chunk."""
-    if STRICT:
-        return j < i
-    else:
-        return j <= i
+def in_blocks(row, column, s):
+    """Rows i and j within their blocks of 2^s rows, the first of the upper half, [i, j] whether
+    both lie in the same block.
 
-
-@triton.jit
-def border_of(i, s):
-    """The first row of the upper half of the block of 2^s rows around row i; i + 1 where s = 0."""
-    return ((i >> s) << s) + (((1 << s) + 1) >> 1)
-
-
-@triton.jit
-def from_border(until, column, border, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
-    """Log2 decay from the border to each row: negative in upper halves, positive in lower ones.
-
-    The gates ``until`` the row less those before the border, subtracted in the mask and not in the
-    sums.
+    What depends on s alone is computed in the loop over s, not kept in registers over it.
     """
-    over = tl.where(until, 1.0, 0.0) - tl.where(column < border, 1.0, 0.0)
-    return exponents(over, high, low, TWO, PRECISION)
+    size = 1 << s
+    return row & (size - 1), column & (size - 1), (size + 1) >> 1, (row >> s) == (column >> s)
+
+
+@triton.jit
+def from_middle(inside, until, before, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """Log2 decay from the middle of its block to each row: negative in upper halves, positive in
+    lower ones.
+
+    The gates ``until`` the row less those ``before`` the middle, subtracted in the weights and not
+    in the sums.
+    """
+    over = tl.where(until, 1.0, 0.0) - tl.where(before, 1.0, 0.0)
+    return exponents(tl.where(inside, over, 0.0), high, low, TWO, PRECISION)
 
 
 @triton.jit
