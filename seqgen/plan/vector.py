@@ -73,10 +73,10 @@ def plan_vector(
 
 
 def _spaces(gpu: Gpu) -> list[KernelSpace]:
-    channels, warps = Knob("KI", (32, 64, 128)), Knob("num_warps", (4, 8))
+    channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4, 8))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
-    scores: Config = {"KI": 64, "num_warps": 4}
+    scores: Config = {"KI": 32, "num_warps": 4}
     state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
