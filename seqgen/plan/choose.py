@@ -11,6 +11,7 @@ from seqgen.plan.delta import plan_delta
 from seqgen.plan.linear import plan_linear
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan
+from seqgen.plan.vector import plan_vector
 
 
 def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
@@ -20,7 +21,11 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     default configurations.
     """
     universal = plan_recurrent(recurrence)
-    chunkwise = {"linear": plan_linear, "delta": plan_delta}.get(structure.family)
+    kind = structure.family
+    if kind == "linear" and any(c.decay == "key" for c in structure.components):
+        kind = "vector"
+    planners = {"linear": plan_linear, "vector": plan_vector, "delta": plan_delta}
+    chunkwise = planners.get(kind)
     if chunkwise is None:
         return universal
     fast = chunkwise(recurrence, structure, universal, gpu)

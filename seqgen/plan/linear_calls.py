@@ -13,7 +13,7 @@ from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import value_extra
 from seqgen.plan.linear_roles import Leaf, Role, Roles
 from seqgen.plan.linear_rows import Rows, row_factors
-from seqgen.plan.linear_tiles import sizes_text, unique
+from seqgen.plan.linear_tiles import lead_text, sizes_text, unique
 
 Lines = tuple[str, ...]
 
@@ -283,6 +283,8 @@ class Calls:
                 parts.append(self.local(f"rows_{tensor.name}"))
             if leaf in self.epilogue.gradients and self.local(f"end_{tensor.name}") != self.extra:
                 parts.append(self.local(f"end_{tensor.name}"))
+            if leaf == roles.bonus:
+                parts.append(self.local("d_bonus"))
             if tensor.value not in rows.covered:
                 parts += [
                     name
@@ -297,11 +299,9 @@ class Calls:
 
     def total(self, leaf: Leaf, parts: list[str]) -> str:
         name = leaf.tensor.name
-        heads = {"1": "1", "HP": f'sizes["{self.roles.parent}"]'}
-        heads["H"] = sizes_text(self.roles, parent=False)[1].split(", ")[0]
+        heads = lead_text(self.roles, leaf.lead)
         folded = [
-            f"_fold_heads({part}{'' if leaf.timed else '.sum(1, keepdim=True)'}, {name}, "
-            f"{heads[leaf.lead]})"
+            f"_fold_heads({part}{'' if leaf.timed else '.sum(1, keepdim=True)'}, {name}, {heads})"
             for part in parts
         ]
         text = " + ".join(folded) or f"torch.zeros_like({name})"

@@ -79,9 +79,9 @@ def plan_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> LinearPlan:
     if rows.decay_gradient:
         planes = f"2 + {3 + weights} * n_blocks"
     return LinearPlan(
-        query=_operand(roles, roles.tiles[0]),
-        key=_operand(roles, roles.tiles[1]),
-        value=_operand(roles, roles.tiles[2]),
+        query=operand(roles.tiles[0]),
+        key=operand(roles.tiles[1]),
+        value=operand(roles.tiles[2]),
         state=layout,
         update="; ".join(e for e in rec.equations if e.startswith(f"{state.name} = ")),
         decay=decay,
@@ -122,7 +122,7 @@ def plan_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> LinearPlan:
     )
 
 
-def _operand(roles: Roles, role: Role) -> str:
+def operand(role: Role) -> str:
     """``q [B, T, H, K]``."""
     if role.leaf is None:
         return f"the {role.name}, [B, T, H, {role.axis}]"
@@ -148,9 +148,9 @@ def value_extra(roles: Roles, epilogue: Epilogue) -> bool:
 
 def _backward_parameters(roles: Roles, decay: bool, write: bool, read: bool, extra: bool) -> Lines:
     lines = [
-        f"q_ptr,  # {_operand(roles, roles.tiles[0])}",
-        f"k_ptr,  # {_operand(roles, roles.tiles[1])}",
-        f"v_ptr,  # {_operand(roles, roles.tiles[2])}",
+        f"q_ptr,  # {operand(roles.tiles[0])}",
+        f"k_ptr,  # {operand(roles.tiles[1])}",
+        f"v_ptr,  # {operand(roles.tiles[2])}",
         "d_read_ptr,  # [B, T, H, V], gradient of what is read",
         "q_desc, k_desc, v_desc, d_read_desc, states_desc, d_states_desc,  # or None",
     ]

@@ -3,6 +3,8 @@
 Each role (query, key, value) is a product of numbers, of factors that are one number per token
 and head, and of a tile. The numbers of the query become a scale of the read, row factors become
 weights of the read and of the write, so that the large kernels see tiles as they are in memory.
+With one decay per key channel the log-decay is a tile as well, the gate, and row factors are part
+of the tiles.
 """
 
 from __future__ import annotations
@@ -82,10 +84,14 @@ class Roles:
         head: the head axis of the state, or a name that no axis has.
         parent: the axis of which ``head`` is a child, or "".
         scale: numbers and sizes that multiply what is read.
+        tiles: query, key, value, and the gate where the decay is per key channel.
         decay: log-decay over the head axis, or None.
         write: row factor of what is written, or None.
         read: row factor of what is read, or None.
         erase: of the delta family, row factor of what the erase reads with the key, or None.
+        strict: whether the state is read as the token found it.
+        diagonal: whether a token reads its own write; if ``strict``, by the output's equation.
+        bonus: tensor over the key axis that weighs a token's own write, or None.
         lets: all ``let`` assignments, over the head axis.
         output: the only output; its value is over reads and tensors.
         source: name of the read in it.
@@ -99,7 +105,7 @@ class Roles:
     parent: str
     key: str
     value: str
-    tiles: tuple[Role, Role, Role]
+    tiles: tuple[Role, ...]
     scale: Expr
     decay: Expr | None
     write: Expr | None
@@ -111,6 +117,9 @@ class Roles:
     normaliser: State | None
     normaliser_read: Leaf | None
     erase: Expr | None = None
+    strict: bool = False
+    diagonal: bool = True
+    bonus: Leaf | None = None
 
     def leaf(self, value: str) -> Leaf | None:
         """The leaf whose value has this name."""
@@ -123,47 +132,52 @@ def find_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     Raises:
         NoFastFormError: the chunkwise schedule does not cover it.
     """
-    return _Finder(recurrence, _component(recurrence, structure), structure).roles()
+    component = matrix_component(recurrence, structure)
+    decays = ("none", "head constant", "scalar")
+    require(
+        component.decay in decays,
+        f"the decay is per {component.decay} and not one number per token and head",
+    )
+    require(not component.reads[0].before, "the state is read before the token's update")
+    return Finder(recurrence, component, structure).roles()
 
 
-def _require(condition: bool, reason: str) -> None:
+def require(condition: bool, reason: str) -> None:
+    """Ends the search with ``reason`` unless ``condition`` holds."""
     if not condition:
         raise NoFastFormError(reason)
 
 
-def _component(recurrence: Recurrence, structure: Structure) -> Component:
+def matrix_component(recurrence: Recurrence, structure: Structure) -> Component:
+    """The component of the only matrix state, if reads and output have the form of a role's."""
     names = tuple(state.name for state in recurrence.states)
-    _require(len(names) == 1 or names in structure.fused, "there are several states")
+    require(len(names) == 1 or names in structure.fused, "there are several states")
     matrices = [c for c in structure.components if c.family == structure.family]
-    _require(len(matrices) == 1 and len(names) < 3, "there are several matrix states")
+    require(len(matrices) == 1 and len(names) < 3, "there are several matrix states")
     (component,) = matrices
     form = component.form
     assert form is not None
-    _require(len(form.steps) == 1, "a token takes several steps")
-    _require(len(component.step.writes) == 1, "a token writes several products")
-    decays = ("none", "head constant", "scalar")
-    _require(
-        component.decay in decays,
-        f"the decay is per {component.decay} and not one number per token and head",
-    )
-    _require(len(form.head_axes) <= 1, "the state has several head axes")
-    _require(len(form.key_axes) == 1, "several axes are contracted together")
-    _require(len(form.value_axes) == 1, "the state has several value axes")
-    _require(len(component.reads) == 1, "the state is read more than once")
+    require(len(form.steps) == 1, "a token takes several steps")
+    require(len(component.step.writes) == 1, "a token writes several products")
+    require(len(form.head_axes) <= 1, "the state has several head axes")
+    require(len(form.key_axes) == 1, "several axes are contracted together")
+    require(len(form.value_axes) == 1, "the state has several value axes")
+    require(len(component.reads) == 1, "the state is read more than once")
     (read,) = component.reads
-    _require(component.side(read) == "key", "the value axis is contracted")
-    _require(not read.before, "the state is read before the token's update")
-    _require(not read.expand, "several queries share a state")
-    _require(len(recurrence.outputs) == 1, "there are several outputs")
+    require(component.side(read) == "key", "the value axis is contracted")
+    require(not read.expand, "several queries share a state")
+    require(len(recurrence.outputs) == 1, "there are several outputs")
     state = recurrence.state(component.states[0])
-    _require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
-    _require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
+    require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
+    require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
     wanted = (*form.head_axes, *form.value_axes)
-    _require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
+    require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
     return component
 
 
-class _Finder:
+class Finder:
+    """Takes the expressions of one matrix component into roles."""
+
     def __init__(self, recurrence: Recurrence, component: Component, structure: Structure) -> None:
         form = component.form
         assert form is not None
@@ -176,6 +190,7 @@ class _Finder:
         self.tensors = {t.value: t for t in recurrence.tensors}
 
     def roles(self) -> Roles:
+        """The roles, with row factors of their own."""
         component = self.component
         (read,) = component.reads
         output = self.structure.outputs[0]
@@ -188,7 +203,7 @@ class _Finder:
         if delta is not None:
             key, of_key = self.split(delta.x, "key", self.key)
             erased, of_erase = self.split(delta.r, "key", self.key)
-            _require(erased.tile == key.tile, "the erase and the write have different keys")
+            require(erased.tile == key.tile, "the erase and the write have different keys")
             erase = [f for f in of_erase if f != Number(1.0)]
             value, of_value = self.whole(delta.y, "value", self.value), ()
         scale = [f for f in of_query if _is_number(f)]
@@ -228,12 +243,12 @@ class _Finder:
             return None, None
         other = next(c for c in self.structure.components if c is not component)
         state = self.rec.state(other.states[0])
-        _require(state.axes == (*self.heads, self.key), f"{state.name} has other axes")
-        _require(len(other.reads) == 1, f"{state.name} is read more than once")
+        require(state.axes == (*self.heads, self.key), f"{state.name} has other axes")
+        require(len(other.reads) == 1, f"{state.name} is read more than once")
         (read,), (own,) = other.reads, component.reads
         same = not read.before and not read.expand and read.weight == own.weight
-        _require(same, f"{state.name} is read with another query")
-        _require(other.value == Number(1.0), f"{state.name} takes something else than the key")
+        require(same, f"{state.name} is read with another query")
+        require(other.value == Number(1.0), f"{state.name} takes something else than the key")
         tensor = Tensor(read.name, self.heads, "input", read.name, dtype="float32")
         return state, Leaf(tensor, "H" if self.heads else "1", (self.head,))
 
@@ -267,7 +282,7 @@ class _Finder:
         if isinstance(expr, Ref):
             axes = tuple(a for a in expr.ref_axes if a not in (self.head, self.parent))
             return Ref(expr.name, (self.head, *axes), expr.at)
-        _require(
+        require(
             not (isinstance(expr, Index | Reduce | Expand) and self.parent in _own_axes(expr)),
             f"a value over {self.parent} is more than its entries",
         )
@@ -281,14 +296,17 @@ class _Finder:
         rows: list[Expr] = []
         tiles: list[Expr] = []
         self.sort(self.spelled(expr), axis, rows, tiles)
-        tile = simplify(product(tiles))
+        return self.tile(name, axis, simplify(product(tiles))), tuple(rows)
+
+    def tile(self, name: str, axis: str, tile: Expr, dtype: str | None = None) -> Role:
+        """A role; its tile is a tensor as it is if that has ``dtype`` (None: the io dtype)."""
         leaf = None
         if isinstance(tile, Ref) and tile.name in self.tensors:
             found = self.leaf(self.tensors[tile.name])
-            plain = found.timed and found.tensor.required and found.tensor.dtype is None
+            plain = found.timed and found.tensor.required and found.tensor.dtype in (None, dtype)
             if plain and found.axes == (self.head, axis):
                 leaf = found
-        return Role(name, axis, tile, leaf), tuple(rows)
+        return Role(name, axis, tile, leaf)
 
     def whole(self, expr: Expr, name: str, axis: str) -> Role:
         """A role with all factors in its tile."""
@@ -318,14 +336,14 @@ def check_tiles(exprs: Iterable[Expr], roles: Roles, allowed: tuple[str, ...]) -
     for expr in exprs:
         for node in walk(expr):
             moved = isinstance(node, GroupSum | Rename | Pick | Pair | Expand)
-            _require(not moved, "a value moves along an axis")
-            _require(not (isinstance(node, Ref) and node.at), "a token takes several steps")
+            require(not moved, "a value moves along an axis")
+            require(not (isinstance(node, Ref) and node.at), "a token takes several steps")
             axes = set(node.axes) - {roles.head}
             if isinstance(node, Size):
                 axes |= {node.axis} - {roles.head, roles.parent, roles.key, roles.value}
             extra = sorted(axes - set(allowed))
-            _require(not extra, f"a value has the axis {', '.join(extra)}")
-            _require(len(axes) < 2, f"a value is over {' and '.join(sorted(axes))} together")
+            require(not extra, f"a value has the axis {', '.join(extra)}")
+            require(len(axes) < 2, f"a value is over {' and '.join(sorted(axes))} together")
 
 
 def _own_axes(expr: Expr) -> tuple[str, ...]:

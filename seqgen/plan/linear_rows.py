@@ -35,7 +35,7 @@ class Rows:
         gradients: tensors that ``backward`` gives gradients of, in the order of its results.
         covered: values whose gradient as a role's tile is part of what ``backward`` gives.
         arguments: tensors that both launchers take.
-        seeds: roles whose tile gradients ``backward`` takes.
+        seeds: roles whose tile gradients ``backward`` takes, in the order of its arguments.
         decay_gradient: whether any tensor takes part in the decay.
     """
 
@@ -90,7 +90,7 @@ def plan_rows(roles: Roles) -> Rows:
     ]
     backward, gradients, arguments, seeds, decay_gradient = _backward(roles, back, leaves)
     covered = frozenset(role.leaf.tensor.value for role in shared if role.leaf is not None)
-    seeded = tuple(role for role in roles.tiles if role.name in seeds)
+    named = {role.name: role for role in roles.tiles}
     return Rows(
         forward,
         backward,
@@ -99,7 +99,7 @@ def plan_rows(roles: Roles) -> Rows:
         covered & {leaf.tensor.value for leaf in gradients},
         leaves,
         arguments,
-        seeded,
+        tuple(named[name] for name in seeds),
         decay_gradient,
     )
 
@@ -118,6 +118,7 @@ _NAMES = {
     "query": "query",
     "key": "key",
     "value": "value",
+    "gate": "log_decay",
 }
 _NOTES = {
     "decay": "prefix sums of the log2 decays",
@@ -182,7 +183,8 @@ def _forward(
             size = scope.tiling.any(axis[value.kind]).size
             shape = f'(sizes["B"], sizes["T"], H, {size})'
             tile = f"{value.kind}_tile"
-            builder.result(tile, f"[B, T, H, {size}]", shape, "io.dtype", zero=True)
+            dtype = "torch.float32" if value.kind == "gate" else "io.dtype"
+            builder.result(tile, f"[B, T, H, {size}]", shape, dtype, zero=True)
             dims = scope.tiling.tile(("T", roles.head, axis[value.kind]))
             place = scope.place(dims, (roles.head, axis[value.kind]), "H", "row")
             text = f"{name}.to({tile}_ptr.dtype.element_ty)"
@@ -194,7 +196,7 @@ def _forward(
 
 def _backward(
     roles: Roles, values: list[_Value], leaves: tuple[Leaf, ...]
-) -> tuple[TilesPlan | None, tuple[Leaf, ...], tuple[Leaf, ...], set[str], bool]:
+) -> tuple[TilesPlan | None, tuple[Leaf, ...], tuple[Leaf, ...], list[str], bool]:
     program = _program(roles, values)
     taken = {a.name for a in program} | {leaf.tensor.value for leaf in leaves}
     seeds = {}
@@ -208,7 +210,7 @@ def _backward(
     found = [(leaf, adjoint.gradient(leaf.tensor.value)) for leaf in leaves]
     found = [(leaf, gradient) for leaf, gradient in found if gradient != Number(0.0)]
     if not found:
-        return None, (), (), set(), False
+        return None, (), (), [], False
     everything = [*adjoint.forward, *adjoint.backward]
     ends = [Assignment(f"gradient {n}", gradient) for n, (_, gradient) in enumerate(found)]
     check_tiles((a.value for a in (*everything, *ends)), roles, (roles.key, roles.value))
@@ -218,7 +220,7 @@ def _backward(
     builder = TilesBuilder(scope, BACKWARD, "Gradients of the tensors behind the row factors.")
     builder.leaves(needed)
     printer = scope.printer(needed)
-    used: set[str] = set()
+    used: list[str] = []  # in the order of the launcher's arguments
     weights = [v.kind for v in values if v.kind in WEIGHTS]
     decay = any(v.kind == "decay" and seeds[v.name].name in reads for v in values)
     if decay or any(seeds[v.name].name in reads for v in values if v.kind in weights):
@@ -249,7 +251,7 @@ def _backward(
             ]
             printer.define(seed, Tile(seed, dims))
         else:
-            used.add(value.kind)
+            used.append(value.kind)
             axis = next(role.axis for role in roles.tiles if role.name == value.kind)
             printer.define(seed, builder.seed(seed, axis, seed))
     builder.program += printer.assignments((*adjoint.forward, *adjoint.backward), {})

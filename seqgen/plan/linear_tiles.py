@@ -257,6 +257,13 @@ def sizes_text(roles: Roles, *, parent: bool) -> tuple[str, str]:
     return ", ".join(names), ", ".join(values)
 
 
+def lead_text(roles: Roles, lead: str) -> str:
+    """How many heads a leaf has in memory, in a launcher."""
+    if lead == "HP":
+        return f'sizes["{roles.parent}"]'
+    return "1" if lead == "1" else sizes_text(roles, parent=False)[1].split(", ")[0]
+
+
 @dataclass
 class TilesBuilder:
     """Collects the texts of one pointwise kernel."""

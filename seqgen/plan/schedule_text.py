@@ -9,6 +9,7 @@ from seqgen.spec.model import Spec
 
 SCHEDULES = {
     "linear": "chunkwise, matrix products on chunks of 64 tokens",
+    "vector": "chunkwise, matrix products between halves of chunks of 64 tokens",
     "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
     "recurrent": "token-serial, state in registers; runs every operator",
 }

@@ -241,8 +241,8 @@ def test_odd_operators(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gla", "The decay is per key and not one number per token and head"),
-        ("rwkv6", "The decay is per key and not one number per token and head"),
+        ("value_decay", "The decay is per value and not one number per token and head"),
+        ("key_value_decay", "The decay is per key+value and not one number per token and head"),
     ],
 )
 def test_what_is_not_covered_says_why(name, reason):

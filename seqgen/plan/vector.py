@@ -1,0 +1,92 @@
+"""The chunkwise schedule of the linear family for one decay per token, head and key channel.
+
+Inside a chunk of 64 tokens a pair's decay differs from channel to channel, so scores are no product
+of two matrices with a factor per pair: each level of a binary tree over the rows scores the pairs
+that meet at its borders, with decays up to the border inside the operands. One kernel prepares
+scores, decayed queries and keys of all chunks; then states pass from chunk to chunk, and outputs
+and gradients are parallel over chunks.
+"""
+
+from __future__ import annotations
+
+from seqgen.gpu.table import Gpu
+from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.structure import Structure
+from seqgen.plan.knobs import Config, KernelSpace, Knob
+from seqgen.plan.linear import BLOCKS, TILES, choice, row_spaces
+from seqgen.plan.linear_epilogue import plan_epilogue
+from seqgen.plan.linear_roles import NoFastFormError
+from seqgen.plan.linear_rows import plan_rows
+from seqgen.plan.schedule import KernelPart, SchedulePlan
+from seqgen.plan.vector_calls import VectorCalls
+from seqgen.plan.vector_kernels import plan_vector_kernels
+from seqgen.plan.vector_roles import find_channel_roles
+
+LARGE = (
+    ("vector_scores", "kernels/vector_scores.py.jinja"),
+    ("vector_state", "kernels/vector_state.py.jinja"),
+    ("vector_output", "kernels/vector_output.py.jinja"),
+    ("vector_states", "kernels/vector_states.py.jinja"),
+    ("vector_values", "kernels/vector_values.py.jinja"),
+    ("vector_gradients", "kernels/vector_gradients.py.jinja"),  # one kernel in two parts
+    ("vector_gradients", "kernels/vector_gradients_pairs.py.jinja"),
+    ("vector_gradients", "kernels/vector_gradients_launch.py.jinja"),
+)
+HELPERS = ("linear", "linear_host", "vector", "vector_walk")
+
+
+def plan_vector(
+    recurrence: Recurrence, structure: Structure, universal: SchedulePlan, gpu: Gpu
+) -> SchedulePlan | str:
+    """The chunkwise schedule, which hands small and huge problems to ``universal``.
+
+    Returns the reason where the schedule does not cover the operator.
+    """
+    try:
+        roles = find_channel_roles(recurrence, structure)
+        rows = plan_rows(roles)
+        epilogue = plan_epilogue(roles)
+    except NoFastFormError as error:
+        return str(error)
+    calls = VectorCalls(roles, rows, epilogue)
+    plan = plan_vector_kernels(roles, rows, epilogue)
+    parts = [KernelPart(name, template, plan) for name, template in LARGE]
+    small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
+    parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
+    parts.append(KernelPart("vector", "kernels/vector_calls.py.jinja", calls.plan()))
+    call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
+    forward = f"{roles.output.name}, {roles.state.name}_final = _vector_forward({call}, want_final)"
+    backward = f"gradients = _vector_backward({call}, {', '.join(calls.cotangents)})"
+    shared = [name for name in universal.helpers if name != "arithmetic"]
+    steps = "" if recurrence.reverse else "decode steps, and "
+    fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
+    return SchedulePlan(
+        name="vector",
+        helpers=("arithmetic", *shared, *HELPERS),
+        kernels=(*parts, *universal.kernels),
+        forward_call=choice("_vector_fits(sizes)", forward, universal.forward_call),
+        backward_call=choice("_vector_fits(sizes)", backward, universal.backward_call),
+        spaces=(*_spaces(gpu), *row_spaces(small), *universal.spaces),
+        notes=universal.notes,
+        fallback=f"The token-serial kernels take {fallback}.",
+    )
+
+
+def _spaces(gpu: Gpu) -> list[KernelSpace]:
+    channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4, 8))
+    keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
+    walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
+    scores: Config = {"KI": 32, "num_warps": 4}
+    state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
+    states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
+    output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
+    of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
+    gradients: Config = {"KI": 32, "BV": 64, "num_stages": 3, "num_warps": 4}
+    return [
+        KernelSpace("vector_scores", "fwd", (channels, warps), scores),
+        KernelSpace("vector_state", "fwd", (keys, values, walks, warps), state),
+        KernelSpace("vector_output", "fwd", (keys, values, warps), output),
+        KernelSpace("vector_states", "bwd", (keys, values, walks, warps), states),
+        KernelSpace("vector_values", "bwd", (keys, values, stages, warps), of_values),
+        KernelSpace("vector_gradients", "bwd", (channels, values, stages, warps), gradients),
+    ]

@@ -1,0 +1,80 @@
+"""How the kernels of the vector schedule follow one another, in the generated file."""
+
+from __future__ import annotations
+
+from seqgen.plan.linear_calls import Calls
+
+
+class VectorCalls(Calls):
+    """Writes the two functions that launch everything."""
+
+    @property
+    def extra(self) -> str:
+        """Values get what the output gives them outside of the kernels."""
+        return ""
+
+    @property
+    def prepared(self) -> list[str]:
+        """Results of the scores kernel: decayed queries and keys, totals, scores."""
+        return [self.local(name) for name in ("decayed_q", "decayed_k", "total", "scores")]
+
+    @property
+    def tiles(self) -> list[str]:
+        """Query, key, gate, and the bonus if there is one."""
+        query, key, _, gate = (self.operand(role) for role in self.roles.tiles)
+        bonus = self.roles.bonus
+        return [query, key, gate, *([bonus.tensor.name] if bonus else [])]
+
+    @property
+    def value(self) -> str:
+        return self.operand(self.roles.tiles[2])
+
+    def row_lines(self) -> list[str]:
+        call = f"launch_vector_scores({', '.join(self.tiles)}, {self.value}, {self.common})"
+        return [*super().row_lines(), f"{', '.join(self.prepared)} = {call}"]
+
+    def state_line(self, final: str) -> str:
+        _, decayed_k, total, _ = self.prepared
+        want = "False" if final == "_" else "want_final"
+        return (
+            f"{self.local('states')}, {final} = launch_vector_state({decayed_k}, {self.value}, "
+            f"{total}, {self.initial}, {self.common}, {want})"
+        )
+
+    def output_call(self, flag: str) -> str:
+        decayed_q, _, _, scores = self.prepared
+        leaves = [leaf.tensor.name for leaf in self.epilogue.leaves]
+        arguments = [decayed_q, self.value, scores, self.local("states"), *leaves, self.common]
+        if self.epilogue.lines:
+            arguments.append(flag)
+        return f"launch_vector_output({', '.join(arguments)})"
+
+    def backward(self) -> list[str]:
+        final, d_read = f"d_{self.roles.state.name}_final", self.local("d_read")
+        decayed_q, decayed_k, total, scores = self.prepared
+        query, key, gate, *bonus = self.tiles
+        d_query, d_key, d_value, d_gate = found = [
+            self.local(f"d_{role.name}") for role in self.roles.tiles
+        ]
+        states, d_states = self.local("states"), self.local("d_states")
+        d_scores = self.local("d_scores")
+        results = [d_query, d_key, d_gate, *([self.local("d_bonus")] if bonus else [])]
+        lines = [
+            *self.row_lines(),
+            *self.seed_lines(),
+            f"if {final} is not None:",
+            f"    {final} = {final}.contiguous()",
+            f"{states}, {d_states}, {self.local('d_initial')} = launch_vector_states(",
+            f"    {decayed_q}, {decayed_k}, {self.value}, {d_read}, {total}, {self.initial},",
+            f"    {final}, {self.common}",
+            ")",
+            f"{d_value}, {d_scores} = launch_vector_values(",
+            f"    {decayed_k}, {self.value}, {d_read}, {scores}, {d_states}, {self.common}",
+            ")",
+            f"{', '.join(results)} = launch_vector_gradients(",
+            f"    {', '.join([query, key, self.value, gate, *bonus])}, {d_read}, {total},",
+            f"    {d_scores}, {states}, {d_states}, {self.common}",
+            ")",
+            *self.rows_backward_lines(),
+        ]
+        return [*lines, "return (", *self.gradient_lines(found), ")"]

@@ -1,0 +1,123 @@
+"""One decay per key channel: decays between the tokens of a chunk."""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_gate(
+    g_ptr, rows, valid, columns, STRIDE: tl.constexpr, SIZE: tl.constexpr, EXACT: tl.constexpr,
+    FP32: tl.constexpr,
+):  # fmt: skip
+    """A tile of gates as two operands of a dot whose sum it is; the second is 0 unless needed.
+
+    Cut at -111: e^-111 is 0 in fp32, and 0 * -inf in a dot would be NaN.
+    """
+    loaded = load_rows(g_ptr, rows, valid, columns, STRIDE, SIZE, EXACT)  # noqa: F821
+    g = loaded.to(tl.float32)
+    g = tl.where(g < -111.0, -111.0, g)
+    if loaded.dtype == tl.float32 and not FP32:
+        high = g.to(tl.bfloat16)
+        return high, (g - high.to(tl.float32)).to(tl.bfloat16)
+    else:
+        return g.to(loaded.dtype), g.to(loaded.dtype)
+
+
+@triton.jit
+def in_registers(weights, dtype: tl.constexpr, PRECISION: tl.constexpr):
+    """Weights [64, 64] as the left operand of a dot, computed in the threads that feed it to the
+    tensor cores, for they enter as an accumulator. Otherwise they would go through shared memory,
+    two bytes at a time.
+    """
+    if PRECISION == "half":
+        weights = tl.dot(tl.zeros([64, 16], dtype), tl.zeros([16, 64], dtype), weights)
+    return weights.to(dtype)
+
+
+@triton.jit
+def exponents(over, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """[64, columns] sums of gates, in log2 units, with the weights (-1, 0, 1) ``over`` [64, 64]."""
+    over = in_registers(over, high.dtype, PRECISION)
+    e = dot(over, high, PRECISION)  # noqa: F821
+    if TWO:
+        e = dot_add(over, low, e, PRECISION)  # noqa: F821
+    return e * 1.4426950408889634
+
+
+@triton.jit
+def channel_decay(between, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """[64, columns] decay over the rows j that ``between`` [i, j] names for each row i."""
+    return tl.exp2(exponents(tl.where(between, 1.0, 0.0), high, low, TWO, PRECISION))
+
+
+@triton.jit
+def add_sums(over, x, c, PRECISION: tl.constexpr, TWO_TERMS: tl.constexpr):
+    """c + sums of x [64, columns] over the rows j that ``over`` [i, j] names for each row i.
+
+    x is rounded to bf16 unless its dtype is fp32 or it is to be summed in two terms.
+    """
+    if PRECISION == "tf32x3":
+        return dot_add(tl.where(over, 1.0, 0.0), x, c, PRECISION)  # noqa: F821
+    else:
+        ones = in_registers(tl.where(over, 1.0, 0.0), tl.bfloat16, PRECISION)
+        high = x.to(tl.bfloat16)
+        if TWO_TERMS:
+            c = dot_add(ones, (x - high.to(tl.float32)).to(tl.bfloat16), c, PRECISION)  # noqa: F821
+        return dot_add(ones, high, c, PRECISION)  # noqa: F821
+
+
+@triton.jit
+def in_blocks(row, column, s):
+    """Rows i and j within their blocks of 2^s rows, the first of the upper half, [i, j] whether
+    both lie in the same block.
+
+    What depends on s alone is computed in the loop over s, not kept in registers over it.
+    """
+    size = 1 << s
+    return row & (size - 1), column & (size - 1), (size + 1) >> 1, (row >> s) == (column >> s)
+
+
+@triton.jit
+def from_middle(inside, until, before, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """Log2 decay from the middle of its block to each row: negative in upper halves, positive in
+    lower ones.
+
+    The gates ``until`` the row less those ``before`` the middle, subtracted in the weights and not
+    in the sums.
+    """
+    over = tl.where(until, 1.0, 0.0) - tl.where(before, 1.0, 0.0)
+    return exponents(tl.where(inside, over, 0.0), high, low, TWO, PRECISION)
+
+
+@triton.jit
+def half_sums(high, low, TWO: tl.constexpr):
+    """Sums of the gates of the first and of the last 32 rows, the smallest and the largest gate."""
+    g = high.to(tl.float32)
+    if TWO:
+        g += low.to(tl.float32)
+    g *= 1.4426950408889634
+    first = tl.arange(0, 64)[:, None] < 32
+    sums = tl.sum(tl.where(first, g, 0.0), 0), tl.sum(tl.where(first, 0.0, g), 0)
+    return sums[0], sums[1], tl.min(tl.min(g, 1), 0), tl.max(tl.max(g, 1), 0)
+
+
+@triton.jit
+def levels_apart(first, last, smallest, largest, LIMIT: tl.constexpr, SIGNED: tl.constexpr):
+    """How often a chunk is halved until no decay from the middle of a block exceeds the limit.
+
+    Gates have one sign: the sums of whole halves, or h times the strongest gate, bound the decay.
+    Where nothing proves that (SIGNED), a gate above 0 has all levels taken.
+    """
+    levels = 1
+    for n in tl.static_range(1, 6):
+        levels += (smallest * (32 >> n) < -LIMIT).to(tl.int32)
+    levels = tl.where(tl.min(tl.minimum(first, last), 0) < -LIMIT, levels, 0)
+    if SIGNED:
+        levels = tl.where(largest > 0.0, 6, levels)
+    return levels
+
+
+def _decay_limit(dtype):
+    """The largest exponent of 2 on an operand: it must stay a normal number."""
+    return 6.0 if dtype == torch.float16 else 60.0
