@@ -15,8 +15,9 @@ class VectorCalls(Calls):
 
     @property
     def prepared(self) -> list[str]:
-        """Results of the scores kernel: decayed queries and keys, totals, scores."""
-        return [self.local(name) for name in ("decayed_q", "decayed_k", "total", "scores")]
+        """Results of the scores kernel: decayed queries and keys, decays of chunks and halves, scores."""
+        names = ("decayed_q", "decayed_k", "total", "halves", "scores")
+        return [self.local(name) for name in names]
 
     @property
     def tiles(self) -> list[str]:
@@ -34,7 +35,7 @@ class VectorCalls(Calls):
         return [*super().row_lines(), f"{', '.join(self.prepared)} = {call}"]
 
     def state_line(self, final: str) -> str:
-        _, decayed_k, total, _ = self.prepared
+        _, decayed_k, total, *_ = self.prepared
         want = "False" if final == "_" else "want_final"
         return (
             f"{self.local('states')}, {final} = launch_vector_state({decayed_k}, {self.value}, "
@@ -42,7 +43,7 @@ class VectorCalls(Calls):
         )
 
     def output_call(self, flag: str) -> str:
-        decayed_q, _, _, scores = self.prepared
+        decayed_q, *_, scores = self.prepared
         leaves = [leaf.tensor.name for leaf in self.epilogue.leaves]
         arguments = [decayed_q, self.value, scores, self.local("states"), *leaves, self.common]
         if self.epilogue.lines:
@@ -51,7 +52,7 @@ class VectorCalls(Calls):
 
     def backward(self) -> list[str]:
         final, d_read = f"d_{self.roles.state.name}_final", self.local("d_read")
-        decayed_q, decayed_k, total, scores = self.prepared
+        decayed_q, decayed_k, total, halves, scores = self.prepared
         query, key, gate, *bonus = self.tiles
         d_query, d_key, d_value, d_gate = found = [
             self.local(f"d_{role.name}") for role in self.roles.tiles
@@ -72,7 +73,7 @@ class VectorCalls(Calls):
             f"    {decayed_k}, {self.value}, {d_read}, {scores}, {d_states}, {self.common}",
             ")",
             f"{', '.join(results)} = launch_vector_gradients(",
-            f"    {', '.join([query, key, self.value, gate, *bonus])}, {d_read}, {total},",
+            f"    {', '.join([query, key, self.value, gate, *bonus])}, {d_read}, {halves},",
             f"    {d_scores}, {states}, {d_states}, {self.common}",
             ")",
             *self.rows_backward_lines(),
