@@ -15,7 +15,7 @@ class VectorCalls(Calls):
 
     @property
     def prepared(self) -> list[str]:
-        """Results of the scores kernel: decayed queries and keys, decays of chunks and halves, scores."""
+        """Results of the scores kernel: tiles of queries and keys, decays of chunks, scores."""
         names = ("decayed_q", "decayed_k", "total", "halves", "scores")
         return [self.local(name) for name in names]
 
