@@ -52,8 +52,9 @@ def plan_delta(
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
     parts.append(KernelPart("delta", "kernels/delta_calls.py.jinja", calls.plan()))
     call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
-    forward = f"{roles.output.name}, {roles.state.name}_final = _delta_forward({call}, want_final)"
-    backward = f"gradients = _delta_backward({call}, {', '.join(calls.cotangents)})"
+    results = f"{roles.output.name}, {roles.state.name}_final"
+    forward = f"{results} = _delta_forward({call}, want_final, kept)"
+    backward = f"gradients = _delta_backward({call}, {', '.join(calls.cotangents)}, kept)"
     shared = [name for name in universal.helpers if name != "arithmetic"]
     steps = "" if recurrence.reverse else "decode steps, and "
     fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
