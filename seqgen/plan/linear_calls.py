@@ -38,7 +38,8 @@ class Calls:
         states = [state.name for state in rec.states]
         self.arguments = [*(t.name for t in rec.argument_order()), *(f"{s}_0" for s in states)]
         self.cotangents = [f"d_{roles.output.name}", *(f"d_{s}_final" for s in states)]
-        self.taken = {*self.arguments, *self.cotangents, "sizes", "cu_seqlens", "want_final", "kept"}
+        own = ("sizes", "cu_seqlens", "want_final", "kept")
+        self.taken = {*self.arguments, *self.cotangents, *own}
         self.headed = roles.state.axes[0] == roles.head
         self.initial = f"{roles.state.name}_0"
 
