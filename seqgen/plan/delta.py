@@ -29,7 +29,7 @@ LARGE = (
     ("delta_backward", "kernels/delta_backward_queries.py.jinja"),
     ("delta_backward", "kernels/delta_backward_launch.py.jinja"),
 )
-HELPERS = ("linear", "linear_decay", "linear_host", "delta_solve", "delta")
+HELPERS = ("linear", "linear_decay", "linear_host", "delta_solve", "delta", "delta_adjoint")
 
 
 def plan_delta(
