@@ -1,12 +1,14 @@
 """Seconds from the start of a process to the end of its first forward and backward.
 
-    python -m benchmarks.cold_start --op simple_gla --contender seqgen --file simple_gla.py
+    python -m benchmarks.cold_start --op simple_gla --file simple_gla.py
+    python -m benchmarks.cold_start --op simple_gla --contender seqgen "fla simple_gla"
 
 Kernel caches are empty, nothing is tuned beforehand: this is what a user waits for on a new
 machine. Without ``--file`` ours is built from its spec within that time.
 
 The script measured imports a generated file first and lets it import torch: Triton then hashes
 itself meanwhile. With ``--torch-first`` it imports torch before; peers always import torch first.
+Two contenders, no operators, are the floor: ``torch alone`` and ``smallest Triton kernel``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import contenders, processes
+from benchmarks.floors import FLOORS, TORCH, TRITON
 from benchmarks.operators import OPERATORS, Shape
 
 
@@ -40,9 +43,12 @@ class Question:
 
 def first_step(question: Question) -> None:
     """In the fresh process: one forward and backward; prints the time at its end."""
+    if question.contender in FLOORS:
+        print(json.dumps({"finished": FLOORS[question.contender]()}))
+        return
     import torch
 
-    from benchmarks.race import cotangent, steps_of
+    from benchmarks.race import cotangent, leaf_names
 
     operator = OPERATORS[question.operator]
     file = question.file
@@ -51,7 +57,9 @@ def first_step(question: Question) -> None:
     call = contenders.load(operator, question.contender, file)
     dtype = getattr(torch, question.dtype)
     inputs = operator.inputs(Shape.parse(question.shape), dtype, "cuda", seed=4)
-    steps_of(call, inputs, cotangent(inputs))["training"]()
+    # A scalar loss, as in training: a gradient handed to backward makes torch import sympy, 2 s.
+    loss = (call(inputs) * cotangent(inputs)).sum()
+    torch.autograd.grad(loss, [inputs[name] for name in leaf_names(inputs)])
     torch.cuda.synchronize()
     print(json.dumps({"finished": time.time()}))
 
@@ -100,14 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.cold_start", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--op", required=True, choices=sorted(OPERATORS), metavar="NAME")
-    parser.add_argument("--contender", nargs="+", default=[contenders.OURS], metavar="NAME")
+    parser.add_argument("--contender", nargs="+", default=[TORCH, TRITON, contenders.OURS])
     parser.add_argument("--shape", default="2x16384x16x128", metavar="BxTxHxD")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
     parser.add_argument("--file", metavar="PATH", help="our generated file; built if not given")
     parser.add_argument("--torch-first", action="store_true", help="import torch, then our file")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS")
     parsed = parser.parse_args(arguments)
-    known = contenders.names(OPERATORS[parsed.op])
+    known = [*FLOORS, *contenders.names(OPERATORS[parsed.op])]
     unknown = [name for name in parsed.contender if name not in known]
     if unknown:
         parser.error(f"{unknown[0]!r} does not race here; choose from {', '.join(known)}")

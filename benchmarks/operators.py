@@ -167,17 +167,35 @@ MAMBA_STATE = 128
 """State size N of the Mamba-2 races; the head dimension P is the shape's D."""
 
 
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def _dt_bias(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """What softplus makes a step of 0.001 ... 0.1 from."""
+    step = 1e-3 * 100 ** _uniform(shape, generator)
+    return step + (-torch.expm1(-step)).log()
+
+
+def _kda(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    """The gate as the layer projects it, before softplus and ``A_log``."""
+    return {
+        **_delta(s, dtype, generator),
+        "a": _normal((s.B, s.T, s.H, s.D), generator, dtype),
+        "A_log": (1 + 15 * _uniform((s.H,), generator)).log(),
+        "dt_bias": _dt_bias((s.H, s.D), generator),
+    }
+
+
 def _mamba2(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    heads = torch.rand(2, s.H, generator=generator, device=generator.device)
-    step = (heads[0] * (math.log(0.1) - math.log(1e-3)) + math.log(1e-3)).exp()
     return {
         "x": _normal((s.B, s.T, s.H, s.D), generator, dtype),
         "dt": _normal((s.B, s.T, s.H), generator, dtype),
         "B": _normal((s.B, s.T, 1, MAMBA_STATE), generator, dtype),
         "C": _normal((s.B, s.T, 1, MAMBA_STATE), generator, dtype),
-        "A": -(1 + 15 * heads[1]),
+        "A": -(1 + 15 * _uniform((s.H,), generator)),
         "D": torch.ones(s.H, device=generator.device),
-        "dt_bias": step + (-torch.expm1(-step)).log(),
+        "dt_bias": _dt_bias((s.H,), generator),
     }
 
 
@@ -205,6 +223,11 @@ def _retnet_truth(i: Mapping[str, Tensor]) -> Tensor:
 def _delta_truth(i: Mapping[str, Tensor]) -> Tensor:
     q, k = references.l2norm(i["q"]), references.l2norm(i["k"])
     return references.delta_rule(_scaled(q), k, i["v"], i["beta"], i.get("g"))
+
+
+def _kda_truth(i: Mapping[str, Tensor]) -> Tensor:
+    g = -i["A_log"].exp()[:, None] * F.softplus(i["a"] + i["dt_bias"])
+    return _delta_truth({**i, "g": g})
 
 
 def _rwkv6_truth(i: Mapping[str, Tensor]) -> Tensor:
@@ -246,6 +269,19 @@ def _fla_mamba2() -> Call:
         q, k, v, g = _mamba2_as_linear(i)
         o = operator(q, k, v, g, scale=1.0)[0]
         return o + i["D"].to(o.dtype)[:, None] * i["x"]
+
+    return call
+
+
+def _fla_kda() -> Call:
+    from benchmarks.peer_libraries import fla_operator
+
+    operator = fla_operator("kda", "chunk_kda")
+    fused = {"use_gate_in_kernel": True, "use_qk_l2norm_in_kernel": True}
+
+    def call(i: Mapping[str, Tensor]) -> Tensor:
+        gate = {"A_log": i["A_log"], "dt_bias": i["dt_bias"].flatten()}
+        return operator(i["q"], i["k"], i["v"], i["a"], i["beta"], **gate, **fused)[0]
 
     return call
 
@@ -353,6 +389,13 @@ OPERATORS = {
                     "l2norm in its kernel; " + WRONG_AT_64,
                 ),
             ),
+        ),
+        Operator(
+            "kda",
+            "examples/kda.yaml",
+            _kda,
+            _kda_truth,
+            (Peer("fla kda", _fla_kda, 300, "gate and l2norm in its kernels"),),
         ),
         Operator(
             "rwkv6",

@@ -18,19 +18,22 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import cold_start, contenders, processes, report
+from benchmarks.floors import FLOORS
 from benchmarks.operators import OPERATORS, SHAPE_SETS, Operator, Shape
 
 DEFAULT_OPERATORS = ("simple_gla", "linear_attention", "retnet", "mamba2_ssd")
-SECONDS_PER_COMPILE = 0.7
-SECONDS_PER_CONFIG = 0.05
+# Measured on an H200 with 16 cores.
+SECONDS_PER_COMPILE = 1.1
+SECONDS_PER_CONFIG = 0.02
 SECONDS_PER_CONTENDER = 3.0
 SECONDS_PER_PROCESS = 10.0
+SECONDS_PER_COLD_START = 15.0
 
 
 @dataclass
@@ -99,10 +102,17 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--budget", type=minutes, default=540.0, metavar="TIME", help="stop in time: 9m, 540s")
     add("--cold-start", default="none", choices=("none", "ours", "both"))
     add("--json", type=Path, metavar="FILE", help="write all numbers here")
-    add("--report", action="store_true", help="write Markdown and PNG beside the JSON")
+    add(
+        "--report",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="PAGE",
+        help="write Markdown and PNG, beside the JSON by default",
+    )
     add("--dry-run", action="store_true", help="print what would be done")
     parsed = parser.parse_args(arguments)
-    if parsed.report and parsed.json is None:
+    if parsed.report is not None and parsed.json is None:
         parser.error("--report needs --json FILE")
     try:
         parsed.shapes = shapes_of(parsed.shapes)
@@ -174,17 +184,35 @@ def estimate(parsed: argparse.Namespace, cores: int) -> dict[str, float]:
     for operator in chosen:
         seconds[operator.name] = SECONDS_PER_PROCESS + len(parsed.shapes) * racing(operator)
     if parsed.cold_start != "none":
-        seconds["cold start, ours"] = 30.0 * len(chosen)
+        seconds["cold start, ours"] = SECONDS_PER_COLD_START * (len(FLOORS) + len(chosen))
     if parsed.cold_start == "both":
         seconds["cold start, peers"] = sum(
-            30 + peer.configs * (SECONDS_PER_COMPILE + 0.15)
+            SECONDS_PER_COLD_START + peer.configs * (SECONDS_PER_COMPILE + 0.15)
             for operator in chosen
             for peer in operator.peers
         )
     return seconds
 
 
-def print_plan(parsed: argparse.Namespace, cores: int) -> None:
+def fit_to_budget(parsed: argparse.Namespace, cores: int) -> list[str]:
+    """Drops extras until the estimate fits the budget: the peers' cold starts, then last shapes.
+
+    Better a few whole races than many that are cut off. The first shape always stays.
+    """
+    dropped: list[str] = []
+
+    def too_long() -> bool:
+        return sum(estimate(parsed, cores).values()) > parsed.budget
+
+    if parsed.cold_start == "both" and too_long():
+        parsed.cold_start = "ours"
+        dropped.append("cold start, peers")
+    while len(parsed.shapes) > 1 and too_long():
+        dropped.append(str(parsed.shapes.pop()))
+    return dropped
+
+
+def print_plan(parsed: argparse.Namespace, cores: int, dropped: Sequence[str]) -> None:
     for name in parsed.op:
         file = parsed.file.get(name, OPERATORS[name].spec)
         print(f"{name}: {', '.join(contenders.names(OPERATORS[name]))} ({file})")
@@ -194,6 +222,8 @@ def print_plan(parsed: argparse.Namespace, cores: int) -> None:
         print(f"  {phase:20s} {value:6.0f} s")
     print(f"  {'all':20s} {sum(seconds.values()):6.0f} s on {cores} cores, ", end="")
     print(f"budget {parsed.budget:.0f} s")
+    if dropped:
+        print("left out to fit the budget:", ", ".join(dropped))
 
 
 def build_ours(parsed: argparse.Namespace, run: Run) -> dict[str, str | None]:
@@ -252,31 +282,41 @@ def measure(parsed: argparse.Namespace, run: Run, folder: Path) -> None:
             "deadline": until - 20,
         }
         processes.run_job(job, folder, 1000 + number, until, run.receive)
-    for name in parsed.op:
-        wanted = {"none": [], "ours": [contenders.OURS], "both": contenders.names(OPERATORS[name])}
-        for contender in wanted[parsed.cold_start]:
-            if contender == contenders.OURS and files[name] is None:
-                continue
-            question = cold_start.Question(
-                name, contender, str(parsed.shapes[0]), parsed.dtype, files[name]
-            )
-            run.receive(cold_start.ask(question, until - time.time()))
+    for name, contender in cold_starts(parsed, files):
+        shape, file = str(parsed.shapes[0]), files.get(name)
+        question = cold_start.Question(name, contender, shape, parsed.dtype, file)
+        run.receive(cold_start.ask(question, until - time.time()))
+
+
+def cold_starts(
+    parsed: argparse.Namespace, files: dict[str, str | None]
+) -> Iterator[tuple[str, str]]:
+    """Operator and contender of each cold start: ours, what nobody can avoid, then the peers."""
+    if parsed.cold_start == "none":
+        return
+    yield from ((name, contenders.OURS) for name in parsed.op if files[name] is not None)
+    yield from (("", floor) for floor in FLOORS)
+    if parsed.cold_start == "both":
+        for name in parsed.op:
+            yield from ((name, peer.name) for peer in OPERATORS[name].peers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parsed = options(arguments)
     cores = os.cpu_count() or 1
+    dropped = fit_to_budget(parsed, cores)
     if parsed.dry_run:
-        print_plan(parsed, cores)
+        print_plan(parsed, cores, dropped)
         return 0
     import torch
 
     if not torch.cuda.is_available():
         print("There is no GPU here. --dry-run shows what would be measured.", file=sys.stderr)
         return 1
-    print_plan(parsed, cores)
+    print_plan(parsed, cores, dropped)
     meta = {**about_this_machine(), "started": time.time(), "dtype": parsed.dtype, "build_s": {}}
+    meta["left_out"] = dropped
     run = Run(meta, parsed.json)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -284,8 +324,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             run.meta["seconds"] = round(time.time() - run.meta["started"], 1)
             run.write()
-    if parsed.report:
-        report.write(parsed.json)
+    if parsed.report is not None:
+        page = parsed.json.with_suffix(".md") if parsed.report == Path() else parsed.report
+        report.write([parsed.json], page)
     print(report.compact_table(run.as_dict()))
     return 0
 

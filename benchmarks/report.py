@@ -1,6 +1,9 @@
-"""From the numbers of a race to what a person reads: a table, Markdown, a picture.
+"""From the numbers of races to what a person reads: a table, one Markdown page.
 
-python -m benchmarks.report out.json      # writes out.md and out.png beside it
+    python -m benchmarks.report out.json                      # writes out.md and out.png beside it
+    python -m benchmarks.report a.json b.json -o docs/benchmarks/h200.md
+
+Several runs become one page; where two measured the same, the later file counts.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import plots
 from benchmarks.contenders import OURS
+from benchmarks.floors import FLOORS
 from benchmarks.operators import OPERATORS
 
 Result = Mapping[str, Any]
@@ -24,7 +29,13 @@ MODES = {
     "forward_graph": "forward, CUDA graph",
     "training_graph": "forward + backward, CUDA graph",
 }
-
+SHORT = {
+    "forward": "fwd",
+    "forward_graph": "fwd, graph",
+    "training": "fwd+bwd",
+    "training_graph": "fwd+bwd, graph",
+}
+"""Titles of columns, in their order."""
 
 GAPS = {"missing", "failed", "broken", "skipped"}
 """Keys that tell why something was not measured."""
@@ -32,8 +43,9 @@ GAPS = {"missing", "failed", "broken", "skipped"}
 
 @dataclass(frozen=True)
 class Pair:
-    """Ours and one peer at one shape; either may be absent."""
+    """Ours and one peer at one shape on one GPU; either may be absent."""
 
+    gpu: str
     operator: str
     shape: str
     peer: str
@@ -47,6 +59,11 @@ class Pair:
             return None
         return other / mine
 
+    def memory(self) -> float | None:
+        """The peer's peak memory over ours."""
+        mine, other = (side.get("peak_extra_mib") for side in (self.ours, self.theirs))
+        return other / mine if mine and other else None
+
 
 def median(result: Result, mode: str) -> float | None:
     return result[mode]["median"] if mode in result else None
@@ -54,16 +71,16 @@ def median(result: Result, mode: str) -> float | None:
 
 def pairs(data: Mapping[str, Any]) -> Iterator[Pair]:
     """Every peer beside ours, in the order of the run."""
-    found: dict[tuple[str, str], dict[str, Result]] = {}
+    found: dict[tuple[str, str, str], dict[str, Result]] = {}
     for result in data["results"]:
         if "contender" in result and "shape" in result:
-            key = (result["operator"], result["shape"])
+            key = (result.get("gpu", ""), result["operator"], result["shape"])
             found.setdefault(key, {})[result["contender"]] = result
-    for (operator, shape), results in found.items():
+    for key, results in found.items():
         others = [name for name in results if name != OURS] or ["-"]
         for peer in others:
             mine, theirs = results.get(OURS, {}), results.get(peer, {})
-            yield Pair(operator, shape, peer, mine, theirs)
+            yield Pair(*key, peer, mine, theirs)
 
 
 def geometric_mean(values: Iterable[float | None]) -> float | None:
@@ -125,115 +142,169 @@ def compact_table(data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merge(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several runs as one, of one GPU or several; what was measured last counts, and fills gaps.
+
+    Raises:
+        ValueError: they are of different versions or dtypes.
+    """
+    for name in ("torch", "triton", "fla-core", "dtype"):
+        values = {str(run["meta"].get(name)) for run in runs}
+        if len(values) > 1:
+            raise ValueError(f"one page for different {name}: {', '.join(sorted(values))}")
+    results: dict[tuple[str, ...], Result] = {}
+    cold: dict[tuple[str, ...], Result] = {}
+    meta: dict[str, Any] = {"ceilings": {}}
+    for run in runs:
+        gpu = run["meta"]["gpu"]
+        ceilings = {**meta["ceilings"]}
+        if run["meta"].get("ceilings"):
+            ceilings[gpu] = run["meta"]["ceilings"]
+        meta |= {key: value for key, value in run["meta"].items() if value is not None}
+        meta["ceilings"] = ceilings
+        for result in run["results"]:
+            key = tuple(str(result.get(name)) for name in ("operator", "shape", "contender"))
+            results[(gpu, *key)] = {**result, "gpu": gpu}
+        for answer in run["cold_start"]:
+            where = (gpu, answer["operator"], answer["contender"])
+            if answer["cold_start_s"] is not None or where not in cold:
+                cold[where] = {**answer, "gpu": gpu}
+    named = [key for key in results if "None" not in key]
+    filled = {(gpu, operator, shape, "None") for gpu, operator, shape, _ in named}
+    filled |= {(gpu, operator, "None", contender) for gpu, operator, _, contender in named}
+    return {
+        "meta": meta,
+        "results": [result for key, result in results.items() if key not in filled],
+        "compiled": [result for run in runs for result in run["compiled"]],
+        "cold_start": list(cold.values()),
+    }
+
+
 def markdown(data: Mapping[str, Any], picture: str) -> str:
-    """The whole report; ``picture`` is the name of its image file."""
+    """The whole page of merged runs; ``picture`` is the name of its image file."""
     meta = data["meta"]
-    software = [f"{name} {meta[name]}" for name in ("torch", "triton", "fla-core") if meta[name]]
-    lines = ["# Races against existing libraries", "", f"{meta['gpu']}, {', '.join(software)}, "]
-    lines[-1] += f"{meta['dtype']}. Medians in ms; a ratio above 1 means that seqgen is faster."
-    ceilings = meta.get("ceilings")
-    if ceilings:
-        lines += ["", f"Measured ceilings: copy {ceilings['copy_tb_per_s']:.2f} TB/s, "]
-        lines[-1] += f"bf16 product {ceilings['bf16_tflop_per_s']:.0f} TFLOP/s."
+    packages = ("torch", "triton", "fla-core", "mamba-ssm")
+    software = [f"{name} {meta[name]}" for name in packages if meta.get(name)]
+    lines = ["# Races against existing libraries", "", f"{', '.join(software)}, {meta['dtype']}. "]
+    lines[-1] += (
+        "Medians in ms, ours / peer, eager and as a CUDA graph; a ratio above 1 means that "
+    )
+    lines[-1] += "seqgen is faster. [How it is measured](../../benchmarks/README.md)."
+    ceilings = meta["ceilings"]
+    for gpu, found in ceilings.items():
+        lines += ["", f"Measured ceilings of {gpu}: copy {found['copy_tb_per_s']:.2f} TB/s, "]
+        lines[-1] += f"bf16 product {found['bf16_tflop_per_s']:.0f} TFLOP/s."
     lines += ["", f"![ratios]({picture})"]
     rows = list(pairs(data))
+    lines += ["", "## Summary", "", *_summary(rows)]
     for operator in dict.fromkeys(pair.operator for pair in rows):
         mine = [pair for pair in rows if pair.operator == operator]
-        lines += ["", f"## {operator}", "", _header(), "|" + "---|" * 13]
-        lines += [_row(pair, ceilings) for pair in mine]
-        lines += [
-            "",
-            "Relative errors against float64 (RMS), at B = 1 and at most 1024 tokens:",
-            "",
-        ]
-        lines += _errors(mine[0].operator, data)
+        lines += ["", f"## {operator}", "", *_races(mine, ceilings), "", ERRORS, ""]
+        lines += _errors(operator, data)
         notes = {peer.name: peer.note for peer in OPERATORS[operator].peers if peer.note}
         lines += [""] + [f"* {name}: {note}." for name, note in notes.items()]
-    if data["cold_start"]:
-        lines += ["", "## Cold start", "", "Process start to the end of the first forward and "]
-        lines[-1] += "backward, no caches:"
-        lines += ["", "| operator | contender | seconds |", "|---|---|---|"]
-        for answer in data["cold_start"]:
-            value = answer["cold_start_s"] or answer.get("broken")
-            lines.append(f"| {answer['operator']} | {answer['contender']} | {value} |")
-    gaps = [result for result in data["results"] if GAPS & set(result)]
+    cold = [answer for answer in data["cold_start"] if answer["cold_start_s"] is not None]
+    if cold:
+        lines += ["", "## Cold start", "", COLD_START, "", *_cold_starts(cold)]
+    gaps = [result for result in [*data["results"], *data["cold_start"]] if GAPS & set(result)]
     if gaps:
         lines += ["", "## Not measured", "", *(f"* {progress(result)}" for result in gaps)]
     lines += ["", "An exclamation mark stands for a wrong result (worst error above 0.05).", ""]
     return "\n".join(lines)
 
 
-def _header() -> str:
-    titles = ["BxTxHxD", "peer"]
-    titles += [
-        f"{mode} {part}"
-        for mode in ("fwd", "fwd+bwd", "graph")
-        for part in ("ours", "peer", "ratio")
-    ]
-    return "| " + " | ".join([*titles, "MiB ours / peer", "of the floor"]) + " |"
+ERRORS = "Relative errors against float64 (RMS), at B = 1 and at most 1024 tokens:"
+COLD_START = (
+    "Seconds from process start to the end of the first forward and backward, no caches. "
+    "Lines without an operator are what nobody can avoid: PyTorch with its CUDA context, and "
+    "besides it a Triton kernel of two lines."
+)
 
 
-def _row(pair: Pair, ceilings: Mapping[str, float] | None) -> str:
-    cells = [pair.shape, pair.peer]
-    for mode in ("forward", "training", "training_graph"):
-        cells += [written(median(side, mode), ".3f") for side in (pair.ours, pair.theirs)]
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _summary(rows: Sequence[Pair]) -> list[str]:
+    """One line per operator and peer: geometric means over the shapes."""
+    found: dict[tuple[str, str, str], list[Pair]] = {}
+    for pair in rows:
+        found.setdefault((pair.operator, pair.peer, pair.gpu), []).append(pair)
+    cells = []
+    for about, mine in found.items():
+        means = [geometric_mean(pair.ratio(mode) for pair in mine) for mode in SHORT]
+        memory = geometric_mean(pair.memory() for pair in mine)
+        ratios = [written(value, ".2f") for value in [*means, memory]]
+        cells.append([*about, str(len(mine)), *ratios])
+    titles = ["operator", "peer", "GPU", "shapes", *SHORT.values(), "peer's memory / ours"]
+    return _table(titles, cells)
+
+
+def _races(rows: Sequence[Pair], ceilings: Mapping[str, Mapping[str, float]]) -> list[str]:
+    titles = ["GPU", "BxTxHxD", "peer"]
+    for title in SHORT.values():
+        titles += [title, "ratio"]
+    titles += ["error", "peak MiB", "of the floor"]
+    return _table(titles, [_row(pair, ceilings.get(pair.gpu)) for pair in rows])
+
+
+def _row(pair: Pair, ceilings: Mapping[str, float] | None) -> list[str]:
+    both = (pair.ours, pair.theirs)
+    cells = [pair.gpu, pair.shape, pair.peer]
+    for mode in SHORT:
+        cells.append(" / ".join(written(median(side, mode), ".3f") for side in both))
         cells.append(written(pair.ratio(mode), ".2f"))
-    extra = [written(side.get("peak_extra_mib"), ".0f") for side in (pair.ours, pair.theirs)]
-    cells.append(" / ".join(extra))
+    cells.append(" / ".join(map(error_text, both)))
+    cells.append(" / ".join(written(side.get("peak_extra_mib"), ".0f") for side in both))
     mine = median(pair.ours, "training")
     floor = None
     if mine is not None and ceilings:
         floor = mine / (pair.ours["training_bytes"] / ceilings["copy_tb_per_s"] * 1e-9)
-    cells.append("-" if floor is None else f"{floor:.1f}x")
-    return "| " + " | ".join(cells) + " |"
+    return [*cells, "-" if floor is None else f"{floor:.1f}x"]
 
 
 def _errors(operator: str, data: Mapping[str, Any]) -> list[str]:
     checked = [r for r in data["results"] if r["operator"] == operator and "errors" in r]
     names = list(dict.fromkeys(name for result in checked for name in result["errors"]))
-    lines = ["| BxTxHxD | contender | " + " | ".join(names) + " |", "|" + "---|" * (2 + len(names))]
+    rows = []
     for result in checked:
         values = [result["errors"].get(name) for name in names]
         mark = " !" if result["wrong"] else ""
-        cells = [result["shape"], result["contender"] + mark, *(written(v, ".5f") for v in values)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append([result["gpu"], result["shape"], result["contender"] + mark])
+        rows[-1] += [written(value, ".5f") for value in values]
+    return _table(["GPU", "BxTxHxD", "contender", *names], rows)
 
 
-def draw(data: Mapping[str, Any], target: Path) -> None:
-    """Bars of the ratios, forward + backward, one per shape and peer; 1 is the peer's own time."""
-    import matplotlib as mpl
+def _cold_starts(answers: Sequence[Result]) -> list[str]:
+    """The floors first."""
+    ordered = sorted(answers, key=lambda answer: answer["contender"] not in FLOORS)
+    rows = [
+        [
+            answer["operator"] or "-",
+            answer["contender"],
+            answer["gpu"],
+            answer["shape"],
+            written(answer["cold_start_s"], ".2f"),
+        ]
+        for answer in ordered
+    ]
+    return _table(["operator", "contender", "GPU", "BxTxHxD", "seconds"], rows)
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
 
+def write(sources: Sequence[Path], page: Path) -> dict[str, Any]:
+    """The runs in ``sources`` as one Markdown page with its PNG beside it; returns them merged."""
+    data = merge([json.loads(source.read_text(encoding="utf-8")) for source in sources])
+    picture = page.with_suffix(".png")
     rows = [pair for pair in pairs(data) if pair.ratio("training") is not None]
-    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.42 * len(rows)), layout="constrained")
-    styles = (("training", "eager", "#1f5fa8"), ("training_graph", "CUDA graph", "#8fb8de"))
-    for offset, (mode, label, colour) in enumerate(styles):
-        places = [row + 0.38 * offset for row in range(len(rows))]
-        values = [pair.ratio(mode) or 0.0 for pair in rows]
-        bars = axes.barh(places, values, 0.36, label=label, color=colour)
-        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=8)
-    labels = [f"{pair.operator}  {pair.shape}\nvs {pair.peer}" for pair in rows]
-    axes.set_yticks([row + 0.19 for row in range(len(rows))], labels, fontsize=8)
-    axes.invert_yaxis()
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("times faster than the peer, forward + backward")
-    axes.set_title(f"{data['meta']['gpu']}, {data['meta']['dtype']}", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    if rows:
-        axes.legend(frameon=False, fontsize=8)
-    figure.savefig(target, dpi=150)
-    pyplot.close(figure)
-
-
-def write(source: Path) -> None:
-    """Markdown and PNG beside the JSON file ``source``."""
-    data = json.loads(source.read_text(encoding="utf-8"))
-    picture = source.with_suffix(".png")
-    draw(data, picture)
-    source.with_suffix(".md").write_text(markdown(data, picture.name), encoding="utf-8")
+    plots.draw_ratios(
+        [f"{pair.operator}  {pair.shape}\nvs {pair.peer}" for pair in rows],
+        {MODES[mode]: [pair.ratio(mode) for pair in rows] for mode in plots.COLOURS},
+        ", ".join([*dict.fromkeys(pair.gpu for pair in rows), data["meta"]["dtype"]]),
+        picture,
+    )
+    page.write_text(markdown(data, picture.name), encoding="utf-8")
+    return data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -241,10 +312,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("json", type=Path, metavar="FILE", help="written by benchmarks.peers")
+    parser.add_argument(
+        "json", type=Path, nargs="+", metavar="FILE", help="written by benchmarks.peers"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="PAGE", help="FILE.md by default")
     parsed = parser.parse_args(arguments)
-    write(parsed.json)
-    print(compact_table(json.loads(parsed.json.read_text(encoding="utf-8"))))
+    if parsed.output is None and len(parsed.json) > 1:
+        parser.error("several files need -o PAGE")
+    try:
+        data = write(parsed.json, parsed.output or parsed.json[0].with_suffix(".md"))
+    except (OSError, ValueError) as problem:
+        parser.error(str(problem))
+    print(compact_table(data))
     return 0
 
 

@@ -23,6 +23,7 @@ from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.choose import choose_schedule
 from seqgen.plan.module import Entry, ModulePlan, plan_module
 from seqgen.plan.schedule import SchedulePlan
+from seqgen.plan.schedule_text import check_schedule
 from seqgen.render.clashes import check_clashes
 from seqgen.render.module import GeneratedModule, render_module
 from seqgen.spec.loader import load_spec
@@ -74,6 +75,7 @@ def compile_spec(spec: Spec, gpu: Gpu, tuned: Tuned | None = None) -> Compiled:
 def _compile(spec: Spec, gpu: Gpu, tuned: Tuned | None) -> Compiled:
     recurrence, structure = analyse_spec(spec)
     schedule = choose_schedule(recurrence, structure, gpu)
+    check_schedule(spec, structure, schedule)
     plan = plan_module(recurrence, structure.family, schedule, gpu.name, {})
     module = render_module(plan)
     configs = tuned(module, schedule) if tuned is not None else {}

@@ -15,6 +15,7 @@ from seqgen.build import Compiled, compile_spec, read_spec
 from seqgen.errors import SeqgenError, UsageError
 from seqgen.gpu.table import Gpu, find_gpu
 from seqgen.ir.printer import show_recurrence
+from seqgen.plan.plan_text import show_plan
 from seqgen.runtime.cache import write_module
 from seqgen.runtime.loader import load_module
 from seqgen.spec.model import Spec
@@ -39,7 +40,7 @@ def run_build(options: argparse.Namespace) -> int:
             tuned = tuned_configs(gpu, options.db, options.frozen)
             compiled = compile_spec(spec, gpu, tuned)
             if options.emit:
-                print(_stage(compiled, options.emit))
+                print(_stage(compiled, options.emit).rstrip("\n"))
                 continue
             folder = options.output if len(gpus) == 1 else options.output / gpu.name
             file = folder / f"{compiled.recurrence.name}.py"
@@ -76,7 +77,7 @@ def _stage(compiled: Compiled, stage: str) -> str:
     if stage == "ir":
         return f"{show_recurrence(compiled.recurrence)}\n\n{compiled.structure}"
     if stage == "plan":
-        return str(compiled.plan.schedule)
+        return show_plan(compiled.schedule)
     return compiled.module.source
 
 

@@ -103,6 +103,7 @@ def _build(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from seqgen.build import compile_spec, read_spec
     from seqgen.gpu.table import find_gpu
+    from seqgen.plan.schedule_text import show_schedule
 
     failed = 0
     gpu = find_gpu("h100")  # any would do: no mistake in a spec depends on it
@@ -116,6 +117,8 @@ def _check(options: argparse.Namespace) -> int:
             failed = max(failed, error.exit_status)
         else:
             print(f"{path}: correct, family {compiled.structure.family}")
+            for line in show_schedule(compiled.structure, compiled.schedule):
+                print(f"  {line}")
             if options.built is not None:
                 failed = max(failed, _check_built(compiled.module, options.built))
     return failed

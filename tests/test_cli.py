@@ -78,7 +78,26 @@ def test_check_goes_on_after_a_mistake(folder: Path, capsys: pytest.CaptureFixtu
     assert main(["check", "wrong.yaml", "spec.yaml"]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("'y' is not defined.\n  File \"wrong.yaml\", line 4\n")
-    assert shown.out == "spec.yaml: correct, family scan\n"
+    assert shown.out == (
+        "spec.yaml: correct, family scan\n"
+        "  recurrent: token-serial, state in registers; runs every operator\n"
+        "  The family scan has no faster schedule yet.\n"
+    )
+
+
+def test_check_holds_what_a_spec_requires(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "slow.yaml").write_text(f"{SPEC}require: {{schedule: chunkwise}}\n", encoding="utf-8")
+    assert main(["check", "slow.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == (
+        "The spec requires a chunkwise schedule, but the operator runs token by token.\n"
+        '  File "slow.yaml", line 6\n'
+        "    6 | require: {schedule: chunkwise}\n"
+        "      |                     ^^^^^^^^^ this is token-serial\n"
+        "  Note: The family scan has no faster schedule yet.\n"
+        "  Hint: Change the spec, or leave 'schedule' out of 'require'.\n"
+    )
+    assert shown.out == ""
 
 
 @pytest.mark.parametrize("stage", ["ir", "plan", "source"])
@@ -86,8 +105,25 @@ def test_emit_prints_and_writes_nothing(
     stage: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", "spec.yaml", "--gpu", "h100", "--emit", stage]) == 0
-    assert "h = sigmoid(g) * h + x" in capsys.readouterr().out or stage == "plan"
+    shown = capsys.readouterr().out
+    assert "h = sigmoid(g) * h + x" in shown or stage == "plan"
+    assert shown.endswith("\n") and not shown.endswith("\n\n")  # '> file' is the file
     assert not (folder / "seqgen_ops").exists()
+
+
+def test_plan_is_an_outline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Short lines, the same ones for every build: no address, and a shared plan only once."""
+    example = str(Path(__file__).parents[1] / "examples" / "simple_gla.yaml")
+    command = ["build", example, "--gpu", "h100", "--emit", "plan"]
+    shown = []
+    for _ in range(2):
+        assert main(command) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and " 0x" not in shown[0]
+    lines = shown[0].splitlines()
+    assert lines[:2] == ["SchedulePlan", "  name: linear"]
+    assert max(map(len, lines)) < 200
+    assert sum("plan: LinearPlan" in line and "above" not in line for line in lines) == 1
 
 
 def test_sizes_that_do_not_fit_are_a_message(

@@ -7,6 +7,7 @@ contraction of a matrix state); taking a whole matrix state joins the components
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from seqgen.ir.expr import Expr, Ref, references, substitute, walk
@@ -61,6 +62,10 @@ class Program:
         for name in references(expr) if expr is not None else ():
             found |= self.states_read(name)
         return frozenset(found)
+
+    def in_user_names(self, text: str) -> str:
+        """``text`` with the name of the state for each of its values: no spec has such names."""
+        return re.sub(r"\b\w+\b", lambda word: self.owner.get(word[0], word[0]), text)
 
     def feeds(self, name: str, states: frozenset[str]) -> bool:
         """Whether the update of one of ``states`` takes the value ``name``."""

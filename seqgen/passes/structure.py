@@ -246,7 +246,7 @@ def _component(program: Program, reader: Reader, states: tuple[str, ...]) -> Com
         states,
         family,
         tuple(applicable) or ("recurrent",),
-        tuple(reasons),
+        tuple((family, program.in_user_names(reason)) for family, reason in reasons),
         form is not None or _is_affine(program, states),
         coupled,
         form,

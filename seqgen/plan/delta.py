@@ -29,7 +29,7 @@ LARGE = (
     ("delta_backward", "kernels/delta_backward_queries.py.jinja"),
     ("delta_backward", "kernels/delta_backward_launch.py.jinja"),
 )
-HELPERS = ("linear", "linear_decay", "linear_host", "delta")
+HELPERS = ("linear", "linear_decay", "linear_host", "delta_solve", "delta", "delta_adjoint")
 
 
 def plan_delta(
@@ -52,8 +52,9 @@ def plan_delta(
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
     parts.append(KernelPart("delta", "kernels/delta_calls.py.jinja", calls.plan()))
     call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
-    forward = f"{roles.output.name}, {roles.state.name}_final = _delta_forward({call}, want_final)"
-    backward = f"gradients = _delta_backward({call}, {', '.join(calls.cotangents)})"
+    results = f"{roles.output.name}, {roles.state.name}_final"
+    forward = f"{results} = _delta_forward({call}, want_final, kept)"
+    backward = f"gradients = _delta_backward({call}, {', '.join(calls.cotangents)}, kept)"
     shared = [name for name in universal.helpers if name != "arithmetic"]
     steps = "" if recurrence.reverse else "decode steps, and "
     fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
@@ -77,16 +78,16 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     solve = {"BK": 128, "num_warps": 4, "maxnreg": 0}
     # The best of a few on an H200, B2 T16384 H16 D128: 0.40 ms against 0.50 with 32 columns, and
     # 0.81 ms against 1.22 with one stage.
-    state = {"BV": 16, "num_stages": 3, "num_warps": 4}
-    states = {"BV": 32, "num_stages": 2, "num_warps": 4}
+    state = {"BV": 16, "descriptors": False, "num_stages": 3, "num_warps": 4}
+    states = {"BV": 32, "descriptors": False, "num_stages": 2, "num_warps": 4}
     output = {"BK": 128, "BV": 128, "num_warps": 4, "maxnreg": 0}
     backward = {"BK": 128, "BV": 128, "descriptors": True, "num_warps": 4, "maxnreg": 0}
     if not has_async_products(gpu):
         backward = {**backward, "descriptors": False, "num_warps": 8}
     return [
         KernelSpace("delta_solve", "fwd", (keys, warps, registers), solve),
-        KernelSpace("delta_state", "fwd", (columns, stages, warps), state),
+        KernelSpace("delta_state", "fwd", (columns, described, stages, warps), state),
         KernelSpace("delta_output", "fwd", (keys, values, warps, registers), output),
-        KernelSpace("delta_states", "bwd", (columns, stages, warps), states),
+        KernelSpace("delta_states", "bwd", (columns, described, stages, warps), states),
         KernelSpace("delta_backward", "bwd", (keys, values, described, warps, registers), backward),
     ]

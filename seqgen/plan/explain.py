@@ -12,6 +12,7 @@ from seqgen.ir.expr import Expr, Ref, substitute
 from seqgen.ir.printer import number, show
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.axes import AxisPlan, split_axes
+from seqgen.passes.components import Program
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import Component, Structure, analyse
 from seqgen.passes.structure_text import show_component, show_reasons
@@ -19,18 +20,12 @@ from seqgen.plan.choose import choose_schedule
 from seqgen.plan.cost import Cost, Work, token_cost
 from seqgen.plan.knobs import Config
 from seqgen.plan.schedule import SchedulePlan
+from seqgen.plan.schedule_text import check_schedule, show_schedule
 from seqgen.spec.model import Spec
 
 WIDTH = 96
 TOKENS = 32768
 """Tokens for which the least time is printed; one launch of a long training batch."""
-
-SCHEDULES = {
-    "linear": "chunkwise, matrix products on chunks of 64 tokens",
-    "vector": "chunkwise, matrix products between halves of chunks of 64 tokens",
-    "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
-    "recurrent": "token-serial, state in registers; runs every operator",
-}
 
 
 def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) -> str:
@@ -43,6 +38,7 @@ def explain(spec: Spec, gpu: Gpu, dtype: str = "bf16", as_json: bool = False) ->
     structure = analyse(recurrence, spec.require_span)
     axes = split_axes(recurrence)
     schedule = choose_schedule(recurrence, structure, gpu)
+    check_schedule(spec, structure, schedule)
     cost = token_cost(structure, dtype)
     if as_json:
         return json.dumps(_data(structure, axes, schedule, cost, gpu), indent=2)
@@ -144,6 +140,9 @@ def _states(recurrence: Recurrence, cost: Cost) -> list[str]:
 def _axes(recurrence: Recurrence, plan: AxisPlan) -> list[str]:
     declared = {tensor.value: tensor.name for tensor in recurrence.tensors}
     raw: dict[str, Expr] = {t.value: Ref(t.name, t.axes) for t in recurrence.tensors}
+    for state, (incoming, *later) in Program(recurrence).versions.items():
+        axes = recurrence.state(state).axes
+        raw |= {incoming: Ref(f"prev({state})", axes), **{v: Ref(state, axes) for v in later}}
     lines = [f"programs split   {', '.join(plan.grid) or 'nothing but sequences'}"]
     for parent, child in plan.parents:
         lines.append(f"                 {parent} follows from {child}")
@@ -159,17 +158,12 @@ def _axes(recurrence: Recurrence, plan: AxisPlan) -> list[str]:
 
 
 def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
-    lines = [f"{schedule.name}: {SCHEDULES[schedule.name]}"]
-    if schedule.name == "recurrent" and structure.family in ("dplr", "scan"):
-        lines.append(f"The family {structure.family} has no faster schedule yet.")
-    lines += schedule.notes
-    if schedule.fallback:
-        lines.append(schedule.fallback)
     rows = [
         [name, ", ".join(f"{k}={v}" for k, v in default.items())]
         for name, default in _kernels(schedule).items()
     ]
-    return lines + _table([["kernel", "default configuration"], *rows])
+    table = _table([["kernel", "default configuration"], *rows])
+    return [*show_schedule(structure, schedule), *table]
 
 
 def _kernels(schedule: SchedulePlan) -> dict[str, Config]:

@@ -52,7 +52,7 @@ class OutputPlan:
 
 @dataclass(frozen=True)
 class OpPlan:
-    """The PyTorch side of one operator; see templates/op.py.jinja for where each string goes."""
+    """The PyTorch side of one operator; templates/op.py.jinja and others place its strings."""
 
     name: str
     about: str
@@ -111,7 +111,7 @@ def plan_op(
     Args:
         recurrence: the operator.
         forward_call: lines that set the outputs and ``<state>_final`` from the tensors by name,
-            ``<state>_0``, ``cu_seqlens``, ``want_final`` and ``sizes``.
+            ``<state>_0``, ``cu_seqlens``, ``want_final``, ``sizes`` and ``kept``.
         backward_call: lines that set ``gradients``, one per argument and state, from the same
             names and the cotangents ``d_<output>``, ``d_<state>_final``.
     """

@@ -6,12 +6,14 @@ import ast
 import hashlib
 import subprocess
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ruff import find_ruff_bin
 
 from seqgen._resources import templates_dir
 from seqgen.errors import SeqgenError
 from seqgen.plan.module import ModulePlan
+from seqgen.render.contents import contents, heading, kernel_pieces
 from seqgen.render.environment import render
 
 PLACEHOLDER = "0" * 64
@@ -35,8 +37,8 @@ class _Page:
 
     plan: ModulePlan
     content: str
-    public: str
     exports: str
+    contents: tuple[str, ...]
     first_text: str
     helper_text: str
     kernel_text: str
@@ -61,19 +63,20 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         public.insert(1, f"{op.name}_step")
         public_text += "\n\n" + render("step.py.jinja", op)
     exports = ["CONFIGS", "SPEC", *([op.state_class] if op.several_states else []), *public]
+    kernel_text = "\n\n".join(kernel_pieces(plan.schedule))
     page = _Page(
         plan=plan,
         content=PLACEHOLDER,
-        public=", ".join(public),
         exports=", ".join(f'"{name}"' for name in exports),
+        contents=contents(plan.schedule, kernel_text, ", ".join(public)),
         first_text=helper_source("prepare"),
         helper_text="\n\n".join(
-            helper_source(name)
+            helper_piece(name)
             for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
         ),
-        kernel_text="\n\n".join(render(k.template, k.plan) for k in plan.schedule.kernels),
+        kernel_text=kernel_text,
         reference_text=render("reference.py.jinja", op),
-        op_text=render("op.py.jinja", op),
+        op_text="\n\n".join(render(name, op) for name in ("op.py.jinja", "autograd.py.jinja")),
         public_text=public_text,
     )
     source = format_source(render("module.py.jinja", page), plan.name)
@@ -82,6 +85,15 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
     return GeneratedModule(plan.name, source, plan.spec_hash, content_hash)
 
 
+@lru_cache
+def helper_piece(name: str) -> str:
+    """A file of templates/helpers under the first line of its docstring."""
+    tree = ast.parse((templates_dir() / "helpers" / f"{name}.py").read_text())
+    title = (ast.get_docstring(tree) or name).split("\n")[0].rstrip(".")
+    return f"{heading(title)}\n\n{helper_source(name)}"
+
+
+@lru_cache
 def helper_source(name: str) -> str:
     """A file of templates/helpers without its docstring and imports."""
     text = (templates_dir() / "helpers" / f"{name}.py").read_text()

@@ -61,6 +61,7 @@ class OperatorBuilder:
         self._order = "forward"
         self._chunk: int | None = None
         self._require: tuple[str, Span] | None = None
+        self._require_schedule: tuple[str, Span] | None = None
 
     def axes(self, **sizes: int | str) -> OperatorBuilder:
         """Default sizes (``K=128``) or sizes made of other axes (``N="2*R"``)."""
@@ -182,11 +183,17 @@ class OperatorBuilder:
         self._order, self._chunk = order, chunk
         return self
 
-    def require(self, family: str) -> OperatorBuilder:
-        """Turns a slower family than this one into an error."""
-        span = _Place().of(family)
-        checks.check_choice(family, checks.FAMILIES, span, "family")
-        self._require = (family, span)
+    def require(self, family: str | None = None, schedule: str | None = None) -> OperatorBuilder:
+        """Turns a slower family, or a slower kind of schedule, into an error."""
+        place = _Place()
+        if family is not None:
+            span = place.of(family)
+            checks.check_choice(family, checks.FAMILIES, span, "family")
+            self._require = (family, span)
+        if schedule is not None:
+            span = place.of(schedule)
+            checks.check_choice(schedule, checks.SCHEDULES, span, "schedule")
+            self._require_schedule = (schedule, span)
         return self
 
     def build(self) -> Spec:
@@ -211,6 +218,8 @@ class OperatorBuilder:
             chunk=self._chunk,
             require=self._require[0] if self._require else None,
             require_span=self._require[1] if self._require else None,
+            require_schedule=self._require_schedule[0] if self._require_schedule else None,
+            require_schedule_span=self._require_schedule[1] if self._require_schedule else None,
             origin=self._origin,
         )
         return checks.complete(spec, self._uses)

@@ -27,6 +27,7 @@ from seqgen.spec.model import (
 
 ORDERS = ("forward", "reverse")
 FAMILIES = ("scan", "linear", "delta", "dplr")
+SCHEDULES = ("chunkwise",)
 DTYPES = ("float32",)
 CHUNKS = (16, 32, 64, 128, 256)
 

@@ -30,6 +30,8 @@ SECTIONS = [
 ]
 
 _T = TypeVar("_T")
+_Choice = tuple[str, Span] | tuple[None, None]
+_ANY: _Choice = (None, None)
 
 
 def load_spec(path: str | Path) -> Spec:
@@ -73,7 +75,7 @@ class _Reader:
         name = src.word(sections["operator"].value, "'operator'")
         checks.check_name(name, src.span(sections["operator"].value), "An operator")
         order, chunk = self.scan(sections.get("scan"))
-        require, require_span = self.require(sections.get("require"))
+        family, schedule = self.require(sections.get("require"))
         spec = Spec(
             operator=name,
             span=src.span(sections["operator"].value),
@@ -87,8 +89,10 @@ class _Reader:
             outputs=self.each(sections, "output", self.output),
             order=order,
             chunk=chunk,
-            require=require,
-            require_span=require_span,
+            require=family[0],
+            require_span=family[1],
+            require_schedule=schedule[0],
+            require_schedule_span=schedule[1],
             origin=Path(src.file).name,
         )
         return checks.complete(spec, self.uses)
@@ -306,9 +310,21 @@ class _Reader:
             checks.check_chunk(chunk, src.span(keys["chunk"].value))
         return order, chunk
 
-    def require(self, entry: Entry | None) -> tuple[str | None, Span | None]:
+    def require(self, entry: Entry | None) -> tuple[_Choice, _Choice]:
+        """Family and schedule, each with its place; a single word is the family."""
         if entry is None:
-            return None, None
-        word, span = self.source.word(entry.value, "'require'"), self.source.span(entry.value)
-        checks.check_choice(word, checks.FAMILIES, span, "family")
+            return _ANY, _ANY
+        if not isinstance(entry.value, yaml.MappingNode):
+            return self.choice(entry.value, "'require'", "family", checks.FAMILIES), _ANY
+        keys = self.fields(entry.value, "'require'", ["family", "schedule"])
+        family, schedule = (
+            self.choice(keys[key].value, f"'{key}'", key, words) if key in keys else _ANY
+            for key, words in (("family", checks.FAMILIES), ("schedule", checks.SCHEDULES))
+        )
+        return family, schedule
+
+    def choice(self, node: yaml.Node, what: str, kind: str, words: tuple[str, ...]) -> _Choice:
+        """A word that is one of ``words``, and its place."""
+        word, span = self.source.word(node, what), self.source.span(node)
+        checks.check_choice(word, words, span, kind)
         return word, span

@@ -136,5 +136,7 @@ class Spec:
     chunk: int | None = None
     require: str | None = None
     require_span: Span | None = None
+    require_schedule: str | None = None
+    require_schedule_span: Span | None = None
     origin: str = field(default="<builder>")
     """Name of the file it came from, for messages and provenance (not its folder)."""

@@ -39,7 +39,7 @@ def _compile_ahead(inputs, with_gradients):
 
         kernel.run = run
 
-    with _COMPILING, ThreadPoolExecutor(8) as pool:
+    with _COMPILING, ThreadPoolExecutor() as pool:
         if key in _COMPILED:
             return
         _COMPILED.add(key)

@@ -2,16 +2,26 @@
 
 import contextlib
 import os
+import sys
 import threading
 
 _PREPARING = "seqgen prepares Triton"  # the name of the threads, for all generated files
 
 
 def _hash_triton():
-    """The hash of Triton's own library, which Triton keeps: part of the key of every kernel."""
+    """The hash of Triton's own library, which Triton keeps: part of the key of every kernel.
+
+    It releases the interpreter lock for each of 400 MiB. Beside a thread that imports, getting it
+    back takes the switch interval each time: 5 s in all at the usual 5 ms.
+    """
     from triton.runtime import cache
 
-    cache.triton_key()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        cache.triton_key()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def _build_driver():

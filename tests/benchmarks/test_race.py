@@ -190,11 +190,52 @@ def test_report_is_written_beside_the_json(tmp_path):
     source = tmp_path / "out.json"
     source.write_text(json.dumps(data(timed("seqgen", 2.0), timed("fla", 3.0))))
     pytest.importorskip("matplotlib")
-    report.write(source)
+    assert report.main([str(source)]) == 0
     text = (tmp_path / "out.md").read_text()
-    assert "| 2.000 | 3.000 | 1.50 |" in text
+    assert "| 2.000 / 3.000 | 1.50 |" in text
     assert "| 2.0x |" in text  # 4 GB at 4 TB/s take 1 ms
     assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_several_runs_make_one_page():
+    """The later time counts, a gap that was filled goes, and the floors stand first."""
+    gap = {"operator": "simple_gla", "shape": "2x16384x16x128", "skipped": "no time left"}
+    cold = {"operator": "simple_gla", "contender": "seqgen", "shape": "-"}
+    first = data(timed("seqgen", 2.0), timed("fla", 3.0))
+    first["cold_start"] = [{**cold, "cold_start_s": 6.5}]
+    second = data(gap, timed("seqgen", 1.0))
+    second["cold_start"] = [
+        {**cold, "cold_start_s": None, "broken": "no time left"},
+        {**cold, "operator": "", "contender": "torch alone", "cold_start_s": 4.0},
+    ]
+    merged = report.merge([first, second])
+    assert next(report.pairs(merged)).ratio("training") == 3.0
+    text = report.markdown(merged, "out.png")
+    assert "Not measured" not in text
+    assert text.index("| torch alone | G | - | 4.00 |") < text.index("| seqgen | G | - | 6.50 |")
+    second["meta"]["gpu"] = "other"
+    both = [pair.gpu for pair in report.pairs(report.merge([first, second]))]
+    assert both == ["G", "other"]
+    second["meta"]["torch"] = "2.12"
+    with pytest.raises(ValueError, match=r"one page for different torch: 2.11, 2.12"):
+        report.merge([first, second])
+
+
+def test_extras_are_dropped_until_the_plan_fits():
+    words = ["--op", "simple_gla", "--shapes", "six", "--cold-start", "both", "--budget"]
+    tight, wide = (peers.options([*words, budget]) for budget in ("1s", "1h"))
+    assert peers.fit_to_budget(wide, 16) == []
+    dropped = peers.fit_to_budget(tight, 16)
+    assert dropped[0] == "cold start, peers"
+    assert len(dropped) == 6
+    assert [str(shape) for shape in tight.shapes] == ["2x16384x16x128"]
+
+
+def test_cold_starts_are_ours_then_the_floors_then_the_peers():
+    parsed = peers.options(["--op", "simple_gla", "--cold-start", "both"])
+    names = [contender for _, contender in peers.cold_starts(parsed, {"simple_gla": "x.py"})]
+    floors = ["torch alone", "smallest Triton kernel"]
+    assert names == ["seqgen", *floors, "fla simple_gla"]
 
 
 def test_dry_run_plans_without_a_gpu(capsys):

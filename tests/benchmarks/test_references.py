@@ -90,6 +90,11 @@ def hgrn_loop(i):
     return torch.stack([state for _, state, _ in states(i, ["x", "g"], update, start)], 1)
 
 
+def kda_loop(i):
+    gate = -i["A_log"].exp()[:, None] * F.softplus(i["a"] + i["dt_bias"])
+    return delta_loop({**i, "g": gate}, lambda now: now["g"].exp().unsqueeze(-1))
+
+
 def head_decay(now):
     return now["g"].exp()[..., None, None]
 
@@ -102,6 +107,7 @@ LOOPS = {
     "gla": lambda i: linear_loop(i, lambda now: now["g"].exp().unsqueeze(-1)),
     "delta_rule": lambda i: delta_loop(i, lambda now: 1.0),
     "gated_delta_rule": lambda i: delta_loop(i, head_decay),
+    "kda": kda_loop,
     "rwkv6": rwkv6_loop,
     "rwkv7": rwkv7_loop,
     "mamba2_ssd": mamba2_loop,

@@ -56,7 +56,7 @@ def test_spec_is_correct(text: str) -> None:
 @pytest.mark.parametrize("text", specs(wrong=True))
 def test_message_of_a_wrong_spec_follows_it(text: str) -> None:
     with pytest.raises(SpecError) as caught:
-        lower(parse_spec(text, "spec.yaml"))
+        compile_spec(parse_spec(text, "spec.yaml"), find_gpu("h100"))
     shown = [message for page in PAGES for _, _, message in blocks(page, "text")]
     assert f"{caught.value}\n" in shown
 

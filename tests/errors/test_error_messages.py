@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from seqgen.errors import SpecError
+from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
+from seqgen.plan.choose import choose_schedule
+from seqgen.plan.schedule_text import check_schedule
 from seqgen.spec.loader import parse_spec
 
 CASES = Path(__file__).parent / "cases"
@@ -23,7 +26,9 @@ CASES = Path(__file__).parent / "cases"
 def test_message(path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         spec = parse_spec(path.read_text(encoding="utf-8"), path.name)
-        analyse(lower(spec), spec.require_span)
+        recurrence = lower(spec)
+        structure = analyse(recurrence, spec.require_span)
+        check_schedule(spec, structure, choose_schedule(recurrence, structure, find_gpu("h100")))
     message = f"{caught.value}\n"
     expected = path.with_suffix(".txt")
     if os.environ.get("SEQGEN_ACCEPT"):

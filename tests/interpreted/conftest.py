@@ -10,6 +10,9 @@ import os
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
 else:
+    import numpy
+    import torch
+    import triton.language as tl
     from triton.runtime import interpreter
 
     patch_tensor = interpreter._patch_lang_tensor
@@ -20,3 +23,15 @@ else:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_and_mend
+    convert = interpreter._convert_float
+
+    def convert_and_round(values, source, target, rounding):
+        """The interpreter cuts bf16 off; GPUs round to the nearest."""
+        if source != tl.float32 or target != tl.bfloat16:
+            return convert(values, source, target, rounding)
+        # Raw bits may come in an array of integers.
+        wide = torch.from_numpy(numpy.ascontiguousarray(values).view(numpy.float32))
+        bits = wide.to(torch.bfloat16).view(torch.int16).numpy().view(numpy.uint16)
+        return bits.reshape(values.shape)
+
+    interpreter._convert_float = convert_and_round

@@ -169,7 +169,7 @@ def test_the_log_decay_of_mlstm_is_one_expression():
         ("dplr", "S", "delta", "it erases with key b and writes with key k"),
         ("delta_per_value", "S", "delta", "the erase factor beta depends on the value axis V"),
         ("titans", "S", "delta", "M and S depend on each other"),
-        ("mlstm", "m", "linear", "max(lf + m_prev, i) is not linear in the state"),
+        ("mlstm", "m", "linear", "max(lf + m, i) is not linear in the state"),
         ("ttt", "W", "scan", "the update contracts the state: sum(c * c, V)"),
     ],
 )

@@ -14,7 +14,8 @@ def plain(value):
         return {
             field.name: plain(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if field.name not in ("span", "require_span", "lines", "origin")
+            if field.name
+            not in ("span", "require_span", "require_schedule_span", "lines", "origin")
         }
     if isinstance(value, tuple):
         return tuple(plain(item) for item in value)

@@ -56,7 +56,7 @@ def test_every_method_as_in_yaml():
         .output(o="sum(rotary(q, K, theta, R) * S, K)", axes={"o": ("V", "HV")})
         .output(x="m * (skip if skip else 1)", dtype={"x": "float32"})
         .scan("reverse", chunk=64)
-        .require("scan")
+        .require("scan", schedule="chunkwise")
         .build()
     )
     text = """
@@ -76,7 +76,7 @@ def test_every_method_as_in_yaml():
           o: {axes: [V, HV], value: "sum(rotary(q, K, theta, R) * S, K)"}
           x: {value: m * (skip if skip else 1), dtype: float32}
         scan: {order: reverse, chunk: 64}
-        require: scan
+        require: {family: scan, schedule: chunkwise}
     """
     assert plain(built) == plain(parse_spec(text, "all_of_it.yaml"))
 
@@ -127,6 +127,7 @@ def test_a_text_that_is_no_literal_is_shown_itself():
         (lambda b: b.scan("sideways"), "Unknown order 'sideways'."),
         (lambda b: b.scan(chunk=48), "A chunk cannot have 48 tokens."),
         (lambda b: b.require("fast"), "Unknown family 'fast'."),
+        (lambda b: b.require(schedule="fast"), "Unknown schedule 'fast'."),
         (lambda b: OperatorBuilder("x").build(), "The operator 'x' has no 'inputs'."),
     ],
 )

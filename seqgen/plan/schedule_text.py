@@ -1,0 +1,50 @@
+"""A schedule as text, and the promise that a spec makes about it."""
+
+from __future__ import annotations
+
+from seqgen.errors import SpecError
+from seqgen.passes.structure import Structure
+from seqgen.plan.schedule import SchedulePlan
+from seqgen.spec.model import Spec
+
+SCHEDULES = {
+    "linear": "chunkwise, matrix products on chunks of 64 tokens",
+    "vector": "chunkwise, matrix products between halves of chunks of 64 tokens",
+    "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
+    "recurrent": "token-serial, state in registers; runs every operator",
+}
+
+
+def show_schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
+    """Name and kind of the schedule, then what a user should know about it."""
+    lines = [f"{schedule.name}: {SCHEDULES[schedule.name]}", *_notes(structure, schedule)]
+    return [*lines, schedule.fallback] if schedule.fallback else lines
+
+
+def check_schedule(spec: Spec, structure: Structure, schedule: SchedulePlan) -> None:
+    """The schedule is of the kind that ``spec`` requires.
+
+    Raises:
+        SpecError: at that place of the spec, if it is slower.
+    """
+    if spec.require_schedule != "chunkwise" or schedule.name != "recurrent":
+        return
+    notes = _notes(structure, schedule)
+    if structure.family == "recurrent":
+        notes += [f"Not {family}: {reason}." for family, reason in structure.reasons]
+    raise SpecError(
+        "The spec requires a chunkwise schedule, but the operator runs token by token.",
+        spec.require_schedule_span,
+        label="this is token-serial",
+        notes=notes,
+        hint="Change the spec, or leave 'schedule' out of 'require'.",
+    )
+
+
+def _notes(structure: Structure, schedule: SchedulePlan) -> list[str]:
+    family = structure.family
+    slow = schedule.name == "recurrent" and family in ("dplr", "scan")
+    return [
+        *([f"The family {family} has no faster schedule yet."] if slow else []),
+        *schedule.notes,
+    ]
