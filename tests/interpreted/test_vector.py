@@ -139,6 +139,14 @@ def test_half_dtypes(name, dtype, tmp_path):
     check(example(name), tmp_path, 130, 1, dtype=dtype, limits=limits, limit=0.005)
 
 
+def test_gates_of_the_io_dtype(tmp_path):
+    op = spec(ODD["grouped heads"])
+    limits = dict.fromkeys(("gradient of q", "gradient of k", "gradient of v"), 0.008)
+    limits["gradient of g"] = 0.02
+    sizes, dtype = {"HV": 4}, torch.bfloat16
+    check(op, tmp_path, 130, 1, sizes=sizes, dtype=dtype, limits=limits, limit=0.005)
+
+
 ODD = {
     "gate from projections, gated output": """
         inputs: {q: [H, K], k: [H, K], v: [H, V], a: [H, K], z: [H, V]}
