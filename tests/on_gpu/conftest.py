@@ -11,7 +11,7 @@ __all__ = ["load", "module"]
 
 @pytest.fixture(params=[*NAMES, "gla", "rwkv6", "kda"])
 def module(request, load):
-    """Contrasting operators in turn: with those of the other schedules that sizes on a GPU reach."""
+    """Contrasting operators in turn, also of the schedules that only larger sizes reach."""
     return load(request.param)
 
 
