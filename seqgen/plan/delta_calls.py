@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seqgen.plan.linear_calls import Calls
+from seqgen.plan.linear_rows import row_factors
 
 
 class DeltaCalls(Calls):
@@ -46,8 +47,26 @@ class DeltaCalls(Calls):
             arguments.append(flag)
         return f"launch_delta_output({', '.join(arguments)})"
 
-    def row_lines(self) -> list[str]:
-        return [*super().row_lines(), self.solve_line()]
+    @property
+    def kept(self) -> list[str]:
+        """What forward keeps for backward: the solve, and row factors if they come alone."""
+        if self.rows.computed:  # tiles of the size of q come with them
+            return self.solved
+        names = [self.local(name) for name, value in row_factors(self.roles) if value is not None]
+        return [*names, *self.solved]
+
+    def kept_lines(self) -> list[str]:
+        keep = f"    kept.extend(({', '.join(self.kept)}))"
+        return [self.solve_line(), "if kept is not None:", keep]
+
+    def solved_lines(self) -> list[str]:
+        """Chunks, rows and the solve in backward: from what is kept, or computed again."""
+        chunks, *rows = self.row_lines()
+        taken = f"    {', '.join(self.kept)} = kept"
+        if self.rows.computed:
+            return [chunks, *rows, "if kept:", taken, "else:", f"    {self.solve_line()}"]
+        again = [f"    {line}" for line in (*rows, self.solve_line())]
+        return [chunks, "if kept:", taken, "else:", *again]
 
     def backward(self) -> list[str]:
         query, key, value = (self.operand(role) for role in self.roles.tiles)
@@ -57,7 +76,7 @@ class DeltaCalls(Calls):
         states, d_states = self.local("states"), self.local("d_states")
         written, sums = self.local("written"), self.local("sums")
         lines = [
-            *self.row_lines(),
+            *self.solved_lines(),
             *self.seed_lines(),
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",

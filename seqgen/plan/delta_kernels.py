@@ -1,4 +1,14 @@
-"""The large kernels of the delta schedule: what their templates place."""
+"""The large kernels of the delta schedule: what their templates place.
+
+Backward leaves row sums [planes, chunks, H, 64], of which linear_rows_backward makes the gradients
+of decays and weights. NB is the number of blocks of keys; the planes of a group are to be added:
+
+* for the decay: 2 of sums over pairs j < i, per token i and per token j; NB of what erases and NB
+  of what reads find in the state; NB of what tokens leave in it, and NB of zeros; NB of what passes
+  through the chunk (at token 0), and NB of zeros;
+* for each weight there is, of write, read and erase: NB of sums over pairs (block 0 has them all;
+  for the write also of what tokens leave), and NB of what is found (for the write zeros).
+"""
 
 from __future__ import annotations
 
@@ -16,14 +26,16 @@ class DeltaPlan:
 
     Attributes:
         base: what they share with the linear schedule.
-        erase: whether erases have a weight.
-        write_plane: Triton text: plane of the sums for the gradient of a weight.
+        erase: whether erases have a weight (writes and reads: see ``base``).
+        write_plane: Triton text: first plane of the sums for the gradient of the weight of writes;
+            ``read_plane`` and ``erase_plane`` likewise; "" without the weight.
         sums: whether decays or weights have gradients, which are made of row sums.
         erase_sum: whether sums over what the erases find in the state are needed.
         read_sum: whether sums over what the queries find there are needed.
         weigh: Triton text that multiplies pairs [j, i] by the weight of write j.
-        factors: loads of decays and weights.
-        write: Triton text: weight of the writes, "one" without; ``read``, ``erase_text`` likewise.
+        loads: Triton lines that load the decays and the weights that exist.
+        write_text: Triton text: load of the weight of writes, or "one" without; ``read_text`` and
+            ``erase_text`` likewise.
         planes: Python text: how many planes of sums there are.
     """
 
@@ -36,9 +48,9 @@ class DeltaPlan:
     erase_sum: bool
     read_sum: bool
     weigh: str
-    factors: tuple[str, ...]
-    write: str
-    read: str
+    loads: tuple[str, ...]
+    write_text: str
+    read_text: str
     erase_text: str
     planes: str
 
@@ -69,9 +81,9 @@ def plan_delta_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> DeltaPla
         erase_sum=rows.decay_gradient or "erase" in present,
         read_sum=rows.decay_gradient or "read" in present,
         weigh=" * write[:, None]" if "write" in present else "",
-        factors=tuple(decays + [f"{kind} = {_load(kind)}" for kind in present]),
-        write=_load("write") if "write" in present else "one",
-        read=_load("read") if "read" in present else "one",
+        loads=tuple(decays + [f"{kind} = {_load(kind)}" for kind in present]),
+        write_text=_load("write") if "write" in present else "one",
+        read_text=_load("read") if "read" in present else "one",
         erase_text=_load("erase") if "erase" in present else "one",
         planes=count,
     )

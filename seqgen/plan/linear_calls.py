@@ -38,7 +38,8 @@ class Calls:
         states = [state.name for state in rec.states]
         self.arguments = [*(t.name for t in rec.argument_order()), *(f"{s}_0" for s in states)]
         self.cotangents = [f"d_{roles.output.name}", *(f"d_{s}_final" for s in states)]
-        self.taken = {*self.arguments, *self.cotangents, "sizes", "cu_seqlens", "want_final"}
+        own = ("sizes", "cu_seqlens", "want_final", "kept")
+        self.taken = {*self.arguments, *self.cotangents, *own}
         self.headed = roles.state.axes[0] == roles.head
         self.initial = f"{roles.state.name}_0"
 
@@ -92,6 +93,10 @@ class Calls:
         target = f"{', '.join(results)}," if len(results) == 1 else ", ".join(results)
         lines.append(f"{target} = launch_linear_rows({', '.join(arguments)})")
         return lines
+
+    def kept_lines(self) -> list[str]:
+        """What forward keeps for backward."""
+        return []
 
     def state_line(self, final: str) -> str:
         _, key, value = (self.operand(role) for role in self.roles.tiles)
@@ -178,6 +183,7 @@ class Calls:
             ]
         return [
             *self.row_lines(),
+            *self.kept_lines(),
             *norm,
             self.state_line(final),
             f"{output} = {self.output_call('True')}",

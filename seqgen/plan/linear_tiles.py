@@ -42,6 +42,9 @@ CONSTANTS = {
     "EXACT": "io.dtype == torch.float32",
 }
 
+# Dtype of the gradient of a tensor of the io dtype, by its heads.
+_UNSHARED = {"H": "io.dtype", "HP": "io.dtype if H == HP else torch.float32"}
+
 
 @dataclass(frozen=True)
 class TilesPlan:
@@ -323,8 +326,10 @@ class TilesBuilder:
         dims = scope.tiling.tile(("T", head, *axes))
         tile = printer.lift(printer.numeric(printer.print(value)), dims)
         tail = "".join(f", {scope.tiling.any(axis).size}" for axis in axes)
-        own = leaf.lead == "H" and leaf.timed
-        dtype = "io.dtype" if own and leaf.tensor.dtype is None else "torch.float32"
+        dtype = "torch.float32"
+        if leaf.timed and leaf.tensor.dtype is None and leaf.lead in _UNSHARED:
+            # Parts that are still to be added over the heads of a group stay fp32.
+            dtype = _UNSHARED[leaf.lead]
         pointer = f"{name}_ptr"
         text = tile.text
         if leaf.timed:
@@ -349,7 +354,7 @@ class TilesBuilder:
         used = [name for name in CONSTANTS if re.search(rf"\b{name}\b", text)]
         used = list(dict.fromkeys(["H", *used]))
         texts = {**CONSTANTS, **(extra or {}), **self.flags}
-        parent = "HP" in used
+        parent = "HP" in used or any(re.search(r"\bHP\b", line) for line in self.allocate)
         names, sizes = sizes_text(scope.roles, parent=parent)
         constants = [*used, *self.flags]
         reverse = scope.roles.recurrence.reverse

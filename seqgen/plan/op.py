@@ -52,7 +52,7 @@ class OutputPlan:
 
 @dataclass(frozen=True)
 class OpPlan:
-    """The PyTorch side of one operator; see templates/op.py.jinja for where each string goes."""
+    """The PyTorch side of one operator; templates/op.py.jinja and others place its strings."""
 
     name: str
     about: str
@@ -73,6 +73,7 @@ class OpPlan:
     all_step_labels: str
     first: str
     first_index: int
+    tensors: int  # how many arguments and initial states there are
     first_casts: bool
     size_checks: tuple[str, ...]
     step_size_checks: tuple[str, ...]
@@ -111,7 +112,7 @@ def plan_op(
     Args:
         recurrence: the operator.
         forward_call: lines that set the outputs and ``<state>_final`` from the tensors by name,
-            ``<state>_0``, ``cu_seqlens``, ``want_final`` and ``sizes``.
+            ``<state>_0``, ``cu_seqlens``, ``want_final``, ``sizes`` and ``kept``.
         backward_call: lines that set ``gradients``, one per argument and state, from the same
             names and the cotangents ``d_<output>``, ``d_<state>_final``.
     """
@@ -171,6 +172,7 @@ def plan_op(
         all_step_labels=_quoted([*names, *(s.step_label for s in states)]),
         first=first,
         first_index=names.index(first),
+        tensors=len(names) + len(states),
         first_casts=bool(io),
         size_checks=size_checks,
         step_size_checks=tuple(line.replace("_NAME", "_STEP") for line in size_checks),

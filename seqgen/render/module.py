@@ -76,7 +76,7 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         ),
         kernel_text=kernel_text,
         reference_text=render("reference.py.jinja", op),
-        op_text=render("op.py.jinja", op),
+        op_text="\n\n".join(render(name, op) for name in ("op.py.jinja", "autograd.py.jinja")),
         public_text=public_text,
     )
     source = format_source(render("module.py.jinja", page), plan.name)

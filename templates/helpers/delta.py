@@ -1,19 +1,7 @@
-"""The state of a delta recurrence from chunk to chunk, forward and adjoint."""
+"""The state of a delta recurrence from chunk to chunk."""
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def unit_inverse(N, i, PRECISION: tl.constexpr):
-    """(I + N)^-1 of a strictly lower triangular [64, 64], by merging blocks of 1, 2, .., 32."""
-    x = i[:, None] ^ i[None, :]
-    X = tl.where(x == 0, 1.0, 0.0) - tl.where(x == 1, N, 0.0)
-    for level in tl.static_range(1, 6):
-        between = tl.where((x >> level) == 1, N, 0.0)
-        step = tl.dot(X, between, input_precision=PRECISION)
-        X -= tl.dot(step, X, input_precision=PRECISION)
-    return X
 
 
 @triton.jit
@@ -23,127 +11,99 @@ def load_square(pointer, in_rows, i):
 
 
 @triton.jit
+def square_tile(pointer, descriptor, in_rows, i, DESCRIPTORS: tl.constexpr):
+    """The [64, 64] matrix of one chunk and head, by pointer or by descriptor."""
+    if DESCRIPTORS:
+        return descriptor.load([(in_rows * 64).to(tl.int32), 0])
+    else:
+        return load_square(pointer, in_rows, i)
+
+
+@triton.jit
+def walk_range(
+    pid, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS,
+    H: tl.constexpr, BLOCKS: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """What a program walks: sequence, head, block of columns; first row, length; chunks, first one.
+
+    Wrong borders of packed sequences must not lead behind the last chunk.
+    """
+    h = (pid // BLOCKS) % H
+    n = pid // (BLOCKS * H)
+    bos, length = chunk_sequence(cu_seqlens_ptr, n, T, PACKED)  # noqa: F821
+    first_chunk = tl.load(starts_ptr + n) if PACKED else n * NT
+    n_chunks = tl.minimum((length + 63) // 64, CHUNKS - first_chunk)
+    return n, h, pid % BLOCKS, bos, length, n_chunks, first_chunk
+
+
+@triton.jit
+def walk_start(
+    pointer, of_head, in_state, exists,
+    BK: tl.constexpr, BV: tl.constexpr, GIVEN: tl.constexpr,
+):  # fmt: skip
+    """[BK, BV] of the state that a walk starts with, or zeros."""
+    S = tl.zeros([BK, BV], tl.float32)
+    if GIVEN:
+        S += tl.load(pointer + of_head + in_state, mask=exists, other=0.0).to(tl.float32)
+    return S
+
+
+@triton.jit
 def delta_walk(
-    pid, k_ptr, v_ptr, inverse_ptr, factors_ptr, totals_ptr, first_ptr, last_ptr, states_ptr,
-    result_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS, PLANE,
+    pid, k_ptr, v_ptr, inverse_ptr, k_desc, v_desc, inverse_desc, factors_ptr, totals_ptr,
+    first_ptr, last_ptr, states_ptr, result_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS, PLANE,
     H: tl.constexpr, HK: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     STRIDE_K: tl.constexpr, STRIDE_V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     STAGES: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr, SOLVED: tl.constexpr,
-    HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All keys and BV columns of the state of one (sequence, head), 64 tokens per step.
 
     z = v - erase e^prefix k S, u = (I + N)^-1 z, S <- e^total S + k^T (write e^suffix u). The
     state before each step goes to ``states_ptr``, u to ``result_ptr`` if SOLVED, else z.
     """
-    NV: tl.constexpr = (V + BV - 1) // BV
-    i_v = pid % NV
-    h = (pid // NV) % H
-    n = pid // (NV * H)
-    bos, length = chunk_sequence(cu_seqlens_ptr, n, T, PACKED)  # noqa: F821
-    first_chunk = tl.load(starts_ptr + n) if PACKED else n * NT
+    n, h, i_v, bos, length, n_chunks, first_chunk = walk_range(
+        pid, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS, H, (V + BV - 1) // BV, PACKED
+    )
     r_k = tl.arange(0, BK)
     r_v = i_v * BV + tl.arange(0, BV)
     exists = (r_k < K)[:, None] & (r_v < V)[None, :]
     in_chunk = r_k[:, None] * V + r_v[None, :]
     in_state = r_k[:, None] * STRIDE_K + r_v[None, :] * STRIDE_V
     of_head = (n.to(tl.int64) * H + h) * (K * V)
-    S = tl.zeros([BK, BV], tl.float32)
-    if HAS_FIRST:
-        S += tl.load(first_ptr + of_head + in_state, mask=exists, other=0.0).to(tl.float32)
-    k_ptr += (h // (H // HK)) * K
-    v_ptr += (h // (H // HV)) * V
-    result_ptr += h * V
+    S = walk_start(first_ptr, of_head, in_state, exists, BK, BV, HAS_FIRST)
+    k_column = (h // (H // HK)) * K
+    v_column = (h // (H // HV)) * V
     i = tl.arange(0, 64)
     rows = i
     if REVERSE:
         rows = -i
-    # Wrong borders of packed sequences must not lead behind the last chunk.
-    n_chunks = tl.minimum((length + 63) // 64, CHUNKS - first_chunk)
     for c in tl.range(0, n_chunks, num_stages=STAGES, disable_licm=True):
         valid = c * 64 + i < length
         row = bos + c * 64
         if REVERSE:
             row = bos + length - 1 - c * 64
+        r0 = row.to(tl.int32)
         in_rows = (first_chunk + c).to(tl.int64) * H + h
         erase = tl.load(factors_ptr + in_rows * 64 + i)
         write = tl.load(factors_ptr + 2 * PLANE + in_rows * 64 + i)
         total = tl.load(totals_ptr + in_rows)
-        k = load_rows(k_ptr + row * (HK * K), rows, valid, r_k, HK * K, K, K % BK == 0)  # noqa: F821
-        v = load_rows(v_ptr + row * (HV * V), rows, valid, r_v, HV * V, V, V % BV == 0)  # noqa: F821
+        k = rows_tile(  # noqa: F821
+            k_ptr + row * (HK * K) + k_column, k_desc, rows, valid, r_k, r0, k_column,
+            HK * K, K, K % BK == 0, DESCRIPTORS,
+        )  # fmt: skip
+        v = rows_tile(  # noqa: F821
+            v_ptr + row * (HV * V) + v_column, v_desc, rows, valid, r_v, r0, v_column + i_v * BV,
+            HV * V, V, V % BV == 0, DESCRIPTORS,
+        )  # fmt: skip
         state = S.to(k.dtype)
         tl.store(states_ptr + in_rows * (K * V) + in_chunk, state, mask=exists)
         z = (v.to(tl.float32) - dot(k, state, PRECISION) * erase[:, None]).to(k.dtype)  # noqa: F821
-        u = dot(load_square(inverse_ptr, in_rows, i), z, PRECISION)  # noqa: F821
+        u = dot(square_tile(inverse_ptr, inverse_desc, in_rows, i, DESCRIPTORS), z, PRECISION)  # noqa: F821
         result = u if SOLVED else z
-        store_rows(result_ptr + row * (H * V), result, rows, valid, r_v, H * V, V)  # noqa: F821
+        store_rows(result_ptr + (row * H + h) * V, result, rows, valid, r_v, H * V, V)  # noqa: F821
         written = (u * write[:, None]).to(k.dtype)
         S = dot_add(tl.trans(k), written, S * total, PRECISION)  # noqa: F821
-    if HAS_LAST:
-        tl.store(last_ptr + of_head + in_state, S, mask=exists)
-
-
-@triton.jit
-def delta_walk_back(
-    pid, q_ptr, k_ptr, d_read_ptr, inverse_ptr, mixing_ptr, factors_ptr, totals_ptr, first_ptr,
-    last_ptr, d_states_ptr, d_v_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS, PLANE,
-    H: tl.constexpr, HQ: tl.constexpr, HK: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    STRIDE_K: tl.constexpr, STRIDE_V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    STAGES: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr,
-    HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The gradient of the state, from the last chunk to the first: BV columns, all keys.
-
-    d_v = B^T d_read + (I + N)^-T (write e^suffix k dS), dS <- e^total dS
-    + q^T (read e^prefix d_read) - k^T (erase e^prefix d_v).
-    """
-    NV: tl.constexpr = (V + BV - 1) // BV
-    i_v = pid % NV
-    h = (pid // NV) % H
-    n = pid // (NV * H)
-    bos, length = chunk_sequence(cu_seqlens_ptr, n, T, PACKED)  # noqa: F821
-    first_chunk = tl.load(starts_ptr + n) if PACKED else n * NT
-    r_k = tl.arange(0, BK)
-    r_v = i_v * BV + tl.arange(0, BV)
-    exists = (r_k < K)[:, None] & (r_v < V)[None, :]
-    in_chunk = r_k[:, None] * V + r_v[None, :]
-    in_state = r_k[:, None] * STRIDE_K + r_v[None, :] * STRIDE_V
-    of_head = (n.to(tl.int64) * H + h) * (K * V)
-    S = tl.zeros([BK, BV], tl.float32)
-    if HAS_FIRST:
-        S += tl.load(first_ptr + of_head + in_state, mask=exists, other=0.0).to(tl.float32)
-    q_ptr += (h // (H // HQ)) * K
-    k_ptr += (h // (H // HK)) * K
-    d_read_ptr += h * V
-    d_v_ptr += h * V
-    i = tl.arange(0, 64)
-    rows = i
-    if REVERSE:
-        rows = -i
-    n_chunks = tl.minimum((length + 63) // 64, CHUNKS - first_chunk)
-    for step in tl.range(0, n_chunks, num_stages=STAGES, disable_licm=True):
-        c = n_chunks - 1 - step
-        valid = c * 64 + i < length
-        row = bos + c * 64
-        if REVERSE:
-            row = bos + length - 1 - c * 64
-        in_rows = (first_chunk + c).to(tl.int64) * H + h
-        erase = tl.load(factors_ptr + in_rows * 64 + i)
-        read = tl.load(factors_ptr + PLANE + in_rows * 64 + i)
-        write = tl.load(factors_ptr + 2 * PLANE + in_rows * 64 + i)
-        total = tl.load(totals_ptr + in_rows)
-        k = load_rows(k_ptr + row * (HK * K), rows, valid, r_k, HK * K, K, K % BK == 0)  # noqa: F821
-        state = S.to(k.dtype)
-        tl.store(d_states_ptr + in_rows * (K * V) + in_chunk, state, mask=exists)
-        d_u = (dot(k, state, PRECISION) * write[:, None]).to(k.dtype)  # noqa: F821
-        d_read = load_rows(d_read_ptr + row * (H * V), rows, valid, r_v, H * V, V, V % BV == 0)  # noqa: F821
-        d_v = dot(tl.trans(load_square(mixing_ptr, in_rows, i)), d_read, PRECISION)  # noqa: F821
-        d_v = dot_add(tl.trans(load_square(inverse_ptr, in_rows, i)), d_u, d_v, PRECISION)  # noqa: F821
-        store_rows(d_v_ptr + row * (H * V), d_v, rows, valid, r_v, H * V, V)  # noqa: F821
-        q = load_rows(q_ptr + row * (HQ * K), rows, valid, r_k, HQ * K, K, K % BK == 0)  # noqa: F821
-        d_found = (d_read.to(tl.float32) * read[:, None]).to(k.dtype)
-        S = dot_add(tl.trans(q), d_found, S * total, PRECISION)  # noqa: F821
-        d_erased = (d_v * -erase[:, None]).to(k.dtype)
-        S = dot_add(tl.trans(k), d_erased, S, PRECISION)  # noqa: F821
     if HAS_LAST:
         tl.store(last_ptr + of_head + in_state, S, mask=exists)

@@ -102,6 +102,17 @@ def _aligned(tensor):
     return tensor.storage_offset() * tensor.element_size() % 16 == 0
 
 
+def _describable(tensors, cu_seqlens, sizes, rows, whole):
+    """Whether descriptors, which read whole tiles in memory order, can read the tensors.
+
+    ``rows`` counts the rows of the longest matrix of states, ``whole`` says that columns fit.
+    """
+    if cu_seqlens is not None or sizes["T"] % 64 or not whole:
+        return False
+    small = max(sizes["B"] * sizes["T"], rows) < 2**31
+    return small and all(map(_aligned, tensors))
+
+
 def _rows_descriptor(tensor, columns):
     """A descriptor of 64-row tiles over [tokens, heads * size]."""
     from triton.tools.tensor_descriptor import TensorDescriptor

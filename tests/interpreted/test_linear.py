@@ -132,7 +132,6 @@ def test_only_the_final_state_has_a_gradient(tmp_path):
 @pytest.mark.parametrize("name", ["simple_gla", "mamba2_ssd"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_dtypes(name, dtype, tmp_path):
-    # The interpreter cuts bf16 off where GPUs round: twice the error.
     limits = dict.fromkeys(("gradient of g", "gradient of A", "gradient of dt_bias"), 0.02)
     limits["gradient of dt"] = 0.02
     limit = 0.012 if dtype == torch.bfloat16 else 0.005

@@ -1,6 +1,7 @@
 """The chunkwise kernels for one decay per key channel against the float64 interpreter, in fp32."""
 
 import dataclasses
+import math
 import textwrap
 from pathlib import Path
 
@@ -97,6 +98,34 @@ def test_gates(name, gate, tmp_path):
     check(example(name), tmp_path, length=130, batch=1, tensors=tensors, sizes=SMALL)
 
 
+@pytest.mark.parametrize("name", ["gla", "rwkv6"])
+@pytest.mark.parametrize("levels", range(7))
+def test_every_number_of_levels(name, levels, tmp_path):
+    # Just below what the kernels take blocks of 2^(6 - levels) rows at once for, in fp32.
+    half = 2 ** (5 - levels) if levels < 6 else 0.6
+    g = torch.full((1, 66, 1, 16), -60 * math.log(2) / half * 0.99, dtype=torch.float64)
+    g[:, 30:] = -0.01
+    tensors = {"g" if name == "gla" else "w": g}
+    check(example(name), tmp_path, 66, 1, tensors=tensors, sizes={"H": 1, **SMALL})
+
+
+def test_gates_above_zero(tmp_path):
+    op = spec("""
+        inputs: {q: [H, K], k: [H, K], v: [H, V], g: [H, K]}
+        parameters: {u: [H, K]}
+        state: {S: [H, K, V]}
+        update: ["S = exp(g) * S + k * v"]
+        output: {o: "sum(q * (prev(S) + u * k * v), K)"}
+    """)
+    noise = torch.randn((1, 130, 2, 16), generator=torch.Generator().manual_seed(3))
+    for scale in (0.1, 1.0):
+        check(op, tmp_path, 130, 1, tensors={"g": scale * noise.double()}, sizes=SMALL)
+
+
+def test_odd_extents_in_blocks_of_their_own(tmp_path):
+    check(example("gla"), tmp_path, 70, 1, sizes={"H": 1, "K": 60, "V": 100})
+
+
 def test_no_initial_state_and_single_seeds(tmp_path):
     check(example("gla"), tmp_path, initial=False, seeds=["o"])
     check(example("rwkv6"), tmp_path, seeds=["S_final"])
@@ -105,10 +134,17 @@ def test_no_initial_state_and_single_seeds(tmp_path):
 @pytest.mark.parametrize("name", ["gla", "rwkv6", "hgrn2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_dtypes(name, dtype, tmp_path):
-    # The interpreter cuts bf16 off where GPUs round: twice the error.
-    limits = {"gradient of g": 0.02, "gradient of w": 0.02, "gradient of u": 0.02}
-    limit = 0.012 if dtype == torch.bfloat16 else 0.005
-    check(example(name), tmp_path, 130, 1, dtype=dtype, limits=limits, limit=limit)
+    limits = dict.fromkeys(("gradient of g", "gradient of w", "gradient of u"), 0.02)
+    limits |= dict.fromkeys(("gradient of q", "gradient of k", "gradient of v"), 0.008)
+    check(example(name), tmp_path, 130, 1, dtype=dtype, limits=limits, limit=0.005)
+
+
+def test_gates_of_the_io_dtype(tmp_path):
+    op = spec(ODD["grouped heads"])
+    limits = dict.fromkeys(("gradient of q", "gradient of k", "gradient of v"), 0.008)
+    limits["gradient of g"] = 0.02
+    sizes, dtype = {"HV": 4}, torch.bfloat16
+    check(op, tmp_path, 130, 1, sizes=sizes, dtype=dtype, limits=limits, limit=0.005)
 
 
 ODD = {

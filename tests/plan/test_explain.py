@@ -98,7 +98,10 @@ def test_limits_are_those_of_the_generated_file():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("value_decay", "The decay is per value and not one number per token and head: that has no "),
+        (
+            "value_decay",
+            "The decay is per value and not one number per token and head: that has no ",
+        ),
         (
             "mlstm",
             "There are several states: that has no chunkwise schedule yet. The operator runs ",
