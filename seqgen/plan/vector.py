@@ -58,8 +58,9 @@ def plan_vector(
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
     parts.append(KernelPart("vector", "kernels/vector_calls.py.jinja", calls.plan()))
     call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
-    forward = f"{roles.output.name}, {roles.state.name}_final = _vector_forward({call}, want_final)"
-    backward = f"gradients = _vector_backward({call}, {', '.join(calls.cotangents)})"
+    results = f"{roles.output.name}, {roles.state.name}_final"
+    forward = f"{results} = _vector_forward({call}, want_final, kept)"
+    backward = f"gradients = _vector_backward({call}, {', '.join(calls.cotangents)}, kept)"
     shared = [name for name in universal.helpers if name != "arithmetic"]
     steps = "" if recurrence.reverse else "decode steps, and "
     fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"

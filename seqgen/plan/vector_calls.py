@@ -30,9 +30,20 @@ class VectorCalls(Calls):
     def value(self) -> str:
         return self.operand(self.roles.tiles[2])
 
-    def row_lines(self) -> list[str]:
+    @property
+    def scores_line(self) -> str:
         call = f"launch_vector_scores({', '.join(self.tiles)}, {self.value}, {self.common})"
-        return [*super().row_lines(), f"{', '.join(self.prepared)} = {call}"]
+        return f"{', '.join(self.prepared)} = {call}"
+
+    def kept_lines(self) -> list[str]:
+        """Forward keeps what the scores kernel gives."""
+        keep = f"    kept.extend(({', '.join(self.prepared)}))"
+        return [self.scores_line, "if kept is not None:", keep]
+
+    def prepared_lines(self) -> list[str]:
+        """Rows in backward, and what is kept, or computed again."""
+        taken = f"    {', '.join(self.prepared)} = kept"
+        return [*self.row_lines(), "if kept:", taken, "else:", f"    {self.scores_line}"]
 
     def state_line(self, final: str) -> str:
         _, decayed_k, total, *_ = self.prepared
@@ -61,7 +72,7 @@ class VectorCalls(Calls):
         d_scores = self.local("d_scores")
         results = [d_query, d_key, d_gate, *([self.local("d_bonus")] if bonus else [])]
         lines = [
-            *self.row_lines(),
+            *self.prepared_lines(),
             *self.seed_lines(),
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
