@@ -86,7 +86,7 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": 32, "BV": 64, "maxnreg": 168, "num_stages": 3, "num_warps": 4}
+    gradients: Config = {"KI": 64, "BV": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     return [
         KernelSpace("vector_scores", "fwd", (channels, registers, warps), scores),
         KernelSpace("vector_state", "fwd", (keys, values, walks, warps), state),
