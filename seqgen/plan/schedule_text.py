@@ -11,6 +11,7 @@ SCHEDULES = {
     "linear": "chunkwise, matrix products on chunks of 64 tokens",
     "vector": "chunkwise, matrix products between halves of chunks of 64 tokens",
     "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
+    "vector_delta": "chunkwise, both: products between halves and one triangular inverse per chunk",
     "recurrent": "token-serial, state in registers; runs every operator",
 }
 

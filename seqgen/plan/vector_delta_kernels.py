@@ -1,0 +1,131 @@
+"""The large kernels of the vector_delta schedule: what their templates place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seqgen.passes.ranges import bounds
+from seqgen.plan.linear_epilogue import Epilogue
+from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
+from seqgen.plan.linear_roles import Role, Roles
+from seqgen.plan.linear_rows import Rows
+
+Lines = tuple[str, ...]
+
+LETTERS = {"query": "q", "erase_key": "a", "put": "b", "key": "k"}
+"""How kernels call the rows over the key axis."""
+
+
+@dataclass(frozen=True)
+class VectorDeltaPlan:
+    """Everything that the templates kernels/vector_delta_*.py.jinja of large kernels place.
+
+    Attributes:
+        base: what they share with the linear schedule.
+        own: whether values are written with keys of their own, not with those of the erase.
+        decayed: whether the erase reads the state after its decay.
+        until: Triton text: how a gate's row compares to rows whose erase reads what it decays.
+        signed: whether gates may be above 0: nothing proves that they are not.
+        write: whether there is a weight of the keys that are written with.
+        matrices: how many matrices of scores there are.
+        names: launcher text: the tensors over the key axis, the gates and the weight.
+        parameters: of kernels that read these tensors; ``heads`` of their numbers of heads.
+        offsets: Triton lines: pointers to the first row of the chunk.
+        loads: Triton lines: tiles of q, a, b and, if ``own``, k.
+        arguments: launcher lines behind ``parameters``; ``values`` behind ``heads``.
+        results: parameters for gradients of the tensors over the key axis.
+        result_note: what these are, for a docstring.
+        ends: Triton lines that store these gradients, but for the queries'.
+        result_dtype: of the output.
+    """
+
+    base: LinearPlan
+    own: bool
+    decayed: bool
+    until: str
+    signed: bool
+    write: bool
+    matrices: int
+    names: str
+    parameters: Lines
+    heads: Lines
+    offsets: Lines
+    loads: Lines
+    arguments: Lines
+    values: Lines
+    results: Lines
+    result_note: str
+    ends: Lines
+    result_dtype: str
+
+
+def rows_of(roles: Roles) -> dict[str, Role]:
+    """The tiles over the key axis that kernels read, in order, by letter."""
+    named = {role.name: role for role in roles.tiles}
+    return {letter: named[name] for name, letter in LETTERS.items() if name in named}
+
+
+def plan_vector_delta_kernels(
+    roles: Roles, rows: Rows, epilogue: Epilogue, decayed: bool
+) -> VectorDeltaPlan:
+    """The plan of all large kernels."""
+    base = plan_kernels(roles, rows, epilogue)
+    found = rows_of(roles)
+    shared, write = "a" not in found, roles.write is not None
+    own = not shared and "k" in found
+    gate = roles.tiles[3]
+    every = {**found, "g": gate}
+    notes = {letter: operand(role) for letter, role in every.items()}
+    notes["g"] += ", natural logarithms"
+    letters = list(every)
+    weight = ["write_ptr,  # [chunks, H, 64], weight of each key"] * write
+    return VectorDeltaPlan(
+        base=base,
+        own=own,
+        decayed=decayed,
+        until="<=" if decayed else "<",
+        signed=bounds(gate.tile, roles.recurrence)[1] > 0.0,
+        write=write,
+        matrices=4 if own else 2,
+        names=", ".join([*letters, *["write"] * write]),
+        parameters=(*(f"{x}_ptr,  # {notes[x]}" for x in letters), *weight),
+        heads=tuple(f"H{x.upper()}: tl.constexpr," for x in letters),
+        offsets=tuple(
+            f"{x}_ptr += (first * H{x.upper()} + h // (H // H{x.upper()})) * K" for x in letters
+        ),
+        loads=_loads(list(found), shared, write),
+        arguments=tuple(f"{x}," for x in (*letters, *["write"] * write)),
+        values=tuple(f"H{x.upper()}={x}.shape[2]," for x in letters),
+        results=tuple(f"d_{x}_ptr,  # [B, T, H, K]" for x in found),
+        result_note=f"{', '.join(found)} and log-decays [B, T, H, K]",
+        ends=_ends(list(found), shared, write),
+        result_dtype=base.result_dtype.replace("v.dtype", "added.dtype"),
+    )
+
+
+def _loads(letters: list[str], shared: bool, write: bool) -> Lines:
+    lines = [
+        f"{x} = load_rows({x}_ptr, rows, valid, r_k, H{x.upper()} * K, K, EXACT)" for x in letters
+    ]
+    if shared:
+        weighted = "(k.to(tl.float32) * write[:, None]).to(k.dtype)" if write else "k"
+        lines += ["a = -k", f"b = {weighted}"]
+    return tuple(lines)
+
+
+def _ends(letters: list[str], shared: bool, write: bool) -> Lines:
+    lines = []
+    if shared:
+        if write:
+            lines += [
+                "sums_ptr += (pid % NK).to(tl.int64) * (PLANE // 64) + in_rows * 64 + i",
+                "tl.store(sums_ptr, tl.sum(d_b * k.to(tl.float32), 1))",
+                "d_b = d_b * write[:, None]",
+            ]
+        lines.append("d_k = d_b - d_a")
+    lines += [
+        f"store_rows(d_{x}_ptr + at, d_{x}, rows, valid, r_k, H * K, K)"
+        for x in letters
+        if x != "q"
+    ]
+    return tuple(lines)

@@ -1,0 +1,115 @@
+"""A recurrence with one decay per key channel and an erase: its state from chunk to chunk."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_square(pointer, in_rows, i):
+    """The [64, 64] matrix of one chunk and head."""
+    return tl.load(pointer + in_rows * 4096 + i[:, None] * 64 + i[None, :])
+
+
+@triton.jit
+def store_square(pointer, in_rows, i, matrix):
+    """Stores the [64, 64] matrix of one chunk and head."""
+    place = pointer + in_rows * 4096 + i[:, None] * 64 + i[None, :]
+    tl.store(place, matrix.to(pointer.dtype.element_ty))
+
+
+@triton.jit
+def only(pairs, matrix):
+    """A matrix where ``pairs`` says so, else 0."""
+    return tl.where(pairs, matrix, 0.0).to(matrix.dtype)
+
+
+@triton.jit
+def own_gate(high, low, TWO: tl.constexpr):
+    """The gates in log2 units."""
+    g = high.to(tl.float32)
+    if TWO:
+        g += low.to(tl.float32)
+    return g * 1.4426950408889634
+
+
+@triton.jit
+def whole_chunk(row, column, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
+    """[64, columns] decays from the middle of the chunk to each row, and back.
+
+    Times the decay of the first half, or of the last one, they are those from the chunk's start to
+    each row and from there to its end.
+    """
+    over = tl.where(column <= row, 1.0, 0.0) - tl.where(column < 32, 1.0, 0.0)
+    e = exponents(over, high, low, TWO, PRECISION)  # noqa: F821
+    return tl.exp2(e), tl.exp2(-e)
+
+
+@triton.jit
+def vector_delta_walk(
+    pid, read_ptr, write_ptr, given_ptr, keys_ptr, v_ptr, total_ptr, first_ptr, last_ptr,
+    states_ptr, added_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    STRIDE_K: tl.constexpr, STRIDE_V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    STAGES: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr, ADJOINT: tl.constexpr,
+    KEYS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All keys and BV columns of the state of one (sequence, head), 64 tokens per step.
+
+    E = read S + given, S <- total S + write^T E + keys^T v (the last only if KEYS). The adjoint
+    starts at the last chunk: dE, with W for write, b for read, queries for keys and the gradient
+    d_read of what they read for v; given is then (scores qb)^T d_read. The state before each step
+    goes to ``states_ptr``, E to ``added_ptr``.
+    """
+    NV: tl.constexpr = (V + BV - 1) // BV
+    i_v = pid % NV
+    h = (pid // NV) % H
+    n = pid // (NV * H)
+    bos, length = chunk_sequence(cu_seqlens_ptr, n, T, PACKED)  # noqa: F821
+    first_chunk = tl.load(starts_ptr + n) if PACKED else n * NT
+    r_k = tl.arange(0, BK)
+    r_v = i_v * BV + tl.arange(0, BV)
+    exists = (r_k < K)[:, None] & (r_v < V)[None, :]
+    in_chunk = r_k[:, None] * V + r_v[None, :]
+    in_state = r_k[:, None] * STRIDE_K + r_v[None, :] * STRIDE_V
+    of_head = (n.to(tl.int64) * H + h) * (K * V)
+    S = tl.zeros([BK, BV], tl.float32)
+    if HAS_FIRST:
+        S += tl.load(first_ptr + of_head + in_state, mask=exists, other=0.0).to(tl.float32)
+    i = tl.arange(0, 64)
+    rows = i
+    if REVERSE:
+        rows = -i
+    # Wrong borders of packed sequences must not lead behind the last chunk.
+    n_chunks = tl.minimum((length + 63) // 64, CHUNKS - first_chunk)
+    for step in tl.range(0, n_chunks, num_stages=STAGES, disable_licm=True):
+        c = step
+        if ADJOINT:
+            c = n_chunks - 1 - step
+        valid = c * 64 + i < length
+        row = bos + c * 64
+        if REVERSE:
+            row = bos + length - 1 - c * 64
+        at_k = (row * H + h) * K
+        at_v = (row * H + h) * V
+        in_rows = (first_chunk + c).to(tl.int64) * H + h
+        total = tl.load(total_ptr + in_rows * K + r_k, mask=r_k < K, other=0.0)
+        read = load_rows(read_ptr + at_k, rows, valid, r_k, H * K, K, K % BK == 0)  # noqa: F821
+        write = load_rows(write_ptr + at_k, rows, valid, r_k, H * K, K, K % BK == 0)  # noqa: F821
+        if KEYS:
+            keys = load_rows(keys_ptr + at_k, rows, valid, r_k, H * K, K, K % BK == 0)  # noqa: F821
+            of_v = (row * HV + h // (H // HV)) * V
+            v = load_rows(v_ptr + of_v, rows, valid, r_v, HV * V, V, V % BV == 0)  # noqa: F821
+        if ADJOINT:
+            given = dot(tl.trans(load_square(given_ptr, in_rows, i)), v, PRECISION)  # noqa: F821
+        else:
+            given = load_rows(given_ptr + at_v, rows, valid, r_v, H * V, V, V % BV == 0)  # noqa: F821
+        state = S.to(read.dtype)
+        tl.store(states_ptr + in_rows * (K * V) + in_chunk, state, mask=exists)
+        added = dot_add(read, state, given.to(tl.float32), PRECISION).to(read.dtype)  # noqa: F821
+        store_rows(added_ptr + at_v, added, rows, valid, r_v, H * V, V)  # noqa: F821
+        S = S * total[:, None]
+        if KEYS:
+            S = dot_add(tl.trans(keys), v, S, PRECISION)  # noqa: F821
+        S = dot_add(tl.trans(write), added, S, PRECISION)  # noqa: F821
+    if HAS_LAST:
+        tl.store(last_ptr + of_head + in_state, S, mask=exists)
