@@ -22,17 +22,17 @@ from seqgen.plan.vector_delta_kernels import plan_vector_delta_kernels
 from seqgen.plan.vector_delta_roles import find_erase_roles
 
 LARGE = (
-    ("vector_delta_scores", ("scores", "scores_launch")),
+    ("vector_delta_scores", ("scores_levels", "scores", "scores_launch")),
     ("vector_delta_solve", ("solve",)),
     ("vector_delta_state", ("state",)),
     ("vector_delta_output", ("output",)),
     ("vector_delta_states", ("states",)),
     ("vector_delta_values", ("values",)),
-    ("vector_delta_gradients", ("gradients", "gradients_near", "gradients_far", "gradients_launch")),
+    ("vector_delta_gradients", ("gradients_levels", "gradients", "gradients_near", "gradients_launch")),
 )
 """Kernels with the templates of their parts."""
 
-HELPERS = ("linear", "linear_host", "vector", "delta_solve", "vector_delta")
+HELPERS = ("linear", "linear_host", "vector", "vector_middle", "delta_solve", "vector_delta")
 
 
 def plan_vector_delta(

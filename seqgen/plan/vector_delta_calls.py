@@ -53,14 +53,14 @@ class VectorDeltaCalls(Calls):
     @property
     def kept(self) -> list[str]:
         """What forward keeps for backward: whatever no state enters."""
-        names = ["decayed_q", "w", "decayed_b", "total", "qb", "inverse", "z"]
+        names = ["decayed_q", "w", "decayed_b", "halves", "total", "qb", "inverse", "z"]
         computed = [self.operand(role) for role in self.rows.computed]
         own = self.only_own("decayed_k", "qk", "ak")
         return [*self.weight, *computed, *(self.local(n) for n in names), *own]
 
     def prepared_lines(self) -> list[str]:
         decayed = [self.texts("decayed_q", "w", "decayed_b"), *self.only_own("decayed_k")]
-        scores = [self.texts("total", "ab", "qb"), *self.only_own("qk", "ak")]
+        scores = [self.texts("halves", "total", "ab", "qb"), *self.only_own("qk", "ak")]
         arguments = [self.local("ab"), *self.only_own("ak"), self.value, self.local("w")]
         return [
             f"{', '.join([*decayed, *scores])} = launch_vector_delta_scores(",
@@ -126,7 +126,7 @@ class VectorDeltaCalls(Calls):
             ")",
             f"{', '.join([*d_rows, d_gate, *sums])} = launch_vector_delta_gradients(",
             f"    {', '.join([*self.operands, *own])}, {self.texts('added', 'd_read')}, {d_z},",
-            f"    {self.texts('total', 'd_scores', 'states', 'd_states')}, {self.common}",
+            f"    {self.texts('halves', 'd_scores', 'states', 'd_states')}, {self.common}",
             ")",
             *self.rows_backward_lines(),
         ]

@@ -31,11 +31,15 @@ class VectorDeltaPlan:
         names: launcher text: the tensors over the key axis, the gates and the weight.
         parameters: of kernels that read these tensors; ``heads`` of their numbers of heads.
         offsets: Triton lines: pointers to the first row of the chunk.
-        loads: Triton lines: tiles of q, a, b and, if ``own``, k.
+        loads: Triton lines: tiles of q, a, b and, if ``own``, k; ``level_loads`` likewise, in
+            functions that get ``pointers`` and ``strides`` as ``stride_parameters``.
         arguments: launcher lines behind ``parameters``; ``values`` behind ``heads``.
         results: parameters for gradients of the tensors over the key axis.
         result_note: what these are, for a docstring.
-        ends: Triton lines that store these gradients, but for the queries'.
+        early: Triton lines that store the gradient of a, if it has one of its own.
+        ends: Triton lines that store the gradients of b and k.
+        scores: names of the matrices of scores.
+        level_results: names of the gradients that level_gradients takes and gives.
         result_dtype: of the output.
     """
 
@@ -51,11 +55,18 @@ class VectorDeltaPlan:
     heads: Lines
     offsets: Lines
     loads: Lines
+    level_loads: Lines
+    pointers: str
+    strides: str
+    stride_parameters: str
     arguments: Lines
     values: Lines
     results: Lines
     result_note: str
+    early: Lines
     ends: Lines
+    scores: Lines
+    level_results: Lines
     result_dtype: str
 
 
@@ -93,24 +104,36 @@ def plan_vector_delta_kernels(
         offsets=tuple(
             f"{x}_ptr += (first * H{x.upper()} + h // (H // H{x.upper()})) * K" for x in letters
         ),
-        loads=_loads(list(found), shared, write),
+        loads=_loads({x: f"H{x.upper()} * K" for x in found}, shared, write),
+        level_loads=_loads({x: f"STRIDE_{x.upper()}" for x in found}, shared, write),
+        pointers=", ".join([*(f"{x}_ptr" for x in found), *["write"] * write]),
+        strides=", ".join(f"H{x.upper()} * K" for x in found),
+        stride_parameters=", ".join(f"STRIDE_{x.upper()}: tl.constexpr" for x in found),
         arguments=tuple(f"{x}," for x in (*letters, *["write"] * write)),
         values=tuple(f"H{x.upper()}={x}.shape[2]," for x in letters),
         results=tuple(f"d_{x}_ptr,  # [B, T, H, K]" for x in found),
         result_note=f"{', '.join(found)} and log-decays [B, T, H, K]",
+        early=(_store("a"),) if not shared else (),
         ends=_ends(list(found), shared, write),
+        scores=("qb", "ab", *(("qk", "ak") if own else ())),
+        level_results=("d_q", "d_a", "d_b", *(("d_k",) if own else ())),
         result_dtype=base.result_dtype.replace("v.dtype", "added.dtype"),
     )
 
 
-def _loads(letters: list[str], shared: bool, write: bool) -> Lines:
+def _loads(strides: dict[str, str], shared: bool, write: bool) -> Lines:
     lines = [
-        f"{x} = load_rows({x}_ptr, rows, valid, r_k, H{x.upper()} * K, K, EXACT)" for x in letters
+        f"{x} = load_rows({x}_ptr, rows, valid, r_k, {stride}, K, EXACT)"
+        for x, stride in strides.items()
     ]
     if shared:
         weighted = "(k.to(tl.float32) * write[:, None]).to(k.dtype)" if write else "k"
         lines += ["a = -k", f"b = {weighted}"]
     return tuple(lines)
+
+
+def _store(letter: str) -> str:
+    return f"store_rows(d_{letter}_ptr + at, d_{letter}, rows, valid, r_k, H * K, K)"
 
 
 def _ends(letters: list[str], shared: bool, write: bool) -> Lines:
@@ -123,9 +146,4 @@ def _ends(letters: list[str], shared: bool, write: bool) -> Lines:
                 "d_b = d_b * write[:, None]",
             ]
         lines.append("d_k = d_b - d_a")
-    lines += [
-        f"store_rows(d_{x}_ptr + at, d_{x}, rows, valid, r_k, H * K, K)"
-        for x in letters
-        if x != "q"
-    ]
-    return tuple(lines)
+    return (*lines, *(_store(x) for x in letters if x in ("b", "k")))

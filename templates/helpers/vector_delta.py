@@ -24,27 +24,6 @@ def only(pairs, matrix):
 
 
 @triton.jit
-def own_gate(high, low, TWO: tl.constexpr):
-    """The gates in log2 units."""
-    g = high.to(tl.float32)
-    if TWO:
-        g += low.to(tl.float32)
-    return g * 1.4426950408889634
-
-
-@triton.jit
-def whole_chunk(row, column, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
-    """[64, columns] decays from the middle of the chunk to each row, and back.
-
-    Times the decay of the first half, or of the last one, they are those from the chunk's start to
-    each row and from there to its end.
-    """
-    over = tl.where(column <= row, 1.0, 0.0) - tl.where(column < 32, 1.0, 0.0)
-    e = exponents(over, high, low, TWO, PRECISION)  # noqa: F821
-    return tl.exp2(e), tl.exp2(-e)
-
-
-@triton.jit
 def vector_delta_walk(
     pid, read_ptr, write_ptr, given_ptr, keys_ptr, v_ptr, total_ptr, first_ptr, last_ptr,
     states_ptr, added_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS,

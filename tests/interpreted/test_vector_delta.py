@@ -66,3 +66,91 @@ def check(
 @pytest.mark.parametrize("name", ["kda", "rwkv7", "dplr", "iplr", "comba", "gdn2"])
 def test_examples(name, tmp_path):
     check(example(name), tmp_path)
+
+
+@pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 130])
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_lengths(name, length, tmp_path):
+    check(example(name), tmp_path, length=length, batch=1)
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_sizes_that_take_several_blocks(name, tmp_path):
+    check(example(name), tmp_path, sizes={"K": 40, "V": 20}, KI=16, BK=16, BV=16)
+    check(example(name), tmp_path, sizes={"K": 20, "V": 40}, KI=16, BK=16, BV=16)
+
+
+@pytest.mark.parametrize("borders", [[0, 63, 63, 70, 150], [0, 1, 65, 65, 150]])
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_packed_sequences(name, borders, tmp_path):
+    check(example(name), tmp_path, length=150, batch=1, borders=borders, KI=16, BK=16, BV=16)
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_reverse(name, tmp_path):
+    op = dataclasses.replace(example(name), reverse=True)
+    check(op, tmp_path, length=70)
+    check(op, tmp_path, length=90, batch=1, borders=[0, 20, 20, 90])
+
+
+def test_grouped_heads(tmp_path):
+    check(example("kda"), tmp_path, sizes={"H": 2, "HV": 4, **SMALL})
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7", "gdn2"])
+@pytest.mark.parametrize("gate", ["zero", "weak", "strong", "-20", "one -100", "-inf", "mixed"])
+def test_gates(name, gate, tmp_path):
+    shape = (1, 130, 1, 16)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    token = torch.arange(130)[None, :, None, None]
+    g = {
+        "zero": torch.zeros(shape, dtype=torch.float64),
+        "weak": -noise.abs() / 100,
+        "strong": -noise.abs() * 8,
+        "-20": torch.full(shape, -20.0, dtype=torch.float64),
+        "one -100": torch.where(token == 70, -100.0, -noise.abs() / 50),
+        "-inf": torch.where(noise > 1.2, -torch.inf, -noise.abs() / 50),
+        "mixed": torch.where(noise > 1.0, -100.0, torch.where(noise < -1.5, -torch.inf, -0.01)),
+    }[gate]
+    op = spec(KDA) if name == "kda" else example(name)
+    tensors = {"w" if name == "rwkv7" else "g": g}
+    check(op, tmp_path, length=130, batch=1, tensors=tensors, sizes=ONE_HEAD)
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+@pytest.mark.parametrize("levels", range(7))
+def test_every_number_of_levels(name, levels, tmp_path):
+    # Just below what the kernels take blocks of 2^(6 - levels) rows at once for, in fp32.
+    half = 2 ** (5 - levels) if levels < 6 else 0.6
+    g = torch.full((1, 66, 1, 16), -60 * math.log(2) / half * 0.99, dtype=torch.float64)
+    g[:, 30:] = -0.01
+    op = spec(KDA) if name == "kda" else example(name)
+    tensors = {"g" if name == "kda" else "w": g}
+    check(op, tmp_path, 66, 1, tensors=tensors, sizes=ONE_HEAD)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("keys", ["random", "same"])
+def test_write_strengths(beta, keys, tmp_path):
+    tensors = {"beta": torch.full((1, 130, 1), beta, dtype=torch.float64)}
+    if keys == "same":
+        generator = torch.Generator().manual_seed(3)
+        key = torch.randn((1, 1, 1, 16), generator=generator, dtype=torch.float64)
+        tensors["k"] = key.expand(1, 130, 1, 16).contiguous()
+    # With one key and beta 2 every token reflects the state: nothing damps rounding errors.
+    limit = 1e-3 if beta == 2.0 else 1e-4
+    check(spec(KDA), tmp_path, 130, 1, sizes=ONE_HEAD, tensors=tensors, limit=limit)
+
+
+def test_no_initial_state_and_single_seeds(tmp_path):
+    check(example("kda"), tmp_path, initial=False, seeds=["o"])
+    check(example("rwkv7"), tmp_path, seeds=["S_final"])
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_dtypes(name, dtype, tmp_path):
+    limits = {"gradient of g": 0.02, "gradient of w": 0.02, "gradient of beta": 0.02}
+    limit = 0.012 if dtype == torch.bfloat16 else 0.005
+    op = spec(KDA) if name == "kda" else example(name)
+    check(op, tmp_path, 130, 1, dtype=dtype, limits=limits, limit=limit)
