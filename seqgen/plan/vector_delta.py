@@ -18,7 +18,7 @@ from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.vector_delta_calls import VectorDeltaCalls
-from seqgen.plan.vector_delta_kernels import plan_vector_delta_kernels
+from seqgen.plan.vector_delta_kernels import VectorDeltaPlan, plan_vector_delta_kernels
 from seqgen.plan.vector_delta_roles import find_erase_roles
 
 LARGE = (
@@ -28,7 +28,10 @@ LARGE = (
     ("vector_delta_output", ("output",)),
     ("vector_delta_states", ("states",)),
     ("vector_delta_values", ("values",)),
-    ("vector_delta_gradients", ("gradients_levels", "gradients", "gradients_near", "gradients_launch")),
+    (
+        "vector_delta_gradients",
+        ("gradients_levels", "gradients", "gradients_near", "gradients_launch"),
+    ),
 )
 """Kernels with the templates of their parts."""
 
@@ -73,18 +76,20 @@ def plan_vector_delta(
         kernels=(*parts, *universal.kernels),
         forward_call=choice("_vector_delta_fits(sizes)", forward, universal.forward_call),
         backward_call=choice("_vector_delta_fits(sizes)", backward, universal.backward_call),
-        spaces=(*_spaces(), *row_spaces(small), *universal.spaces),
+        spaces=(*_spaces(plan), *row_spaces(small), *universal.spaces),
         notes=universal.notes,
         fallback=f"The token-serial kernels take {fallback}33 to 512.",
     )
 
 
-def _spaces() -> list[KernelSpace]:
+def _spaces(plan: VectorDeltaPlan) -> list[KernelSpace]:
     channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4,))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     columns, stages = Knob("BV", (16, 32, 64)), Knob("num_stages", (1, 2, 3))
     registers = Knob("maxnreg", (0, 168))
-    scores: Config = {"KI": 64, "num_stages": 1, "num_warps": 4}
+    # Three programs at a time, where two matrices of scores leave room for that.
+    limit = 0 if plan.own else 168
+    scores: Config = {"KI": 32, "maxnreg": limit, "num_stages": 2, "num_warps": 4}
     solve: Config = {"BK": 64, "BV": 64, "maxnreg": 168, "num_warps": 4}
     state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
     states: Config = {"BV": 64, "num_stages": 2, "num_warps": 4}
@@ -92,13 +97,11 @@ def _spaces() -> list[KernelSpace]:
     of_values: Config = {"BK": 64, "BV": 64, "num_stages": 1, "num_warps": 4}
     gradients: Config = {"KI": 32, "BV": 64, "num_stages": 3, "num_warps": 4}
     return [
-        KernelSpace("vector_delta_scores", "fwd", (channels, stages, warps), scores),
+        KernelSpace("vector_delta_scores", "fwd", (channels, registers, stages, warps), scores),
         KernelSpace("vector_delta_solve", "fwd", (keys, values, registers, warps), solve),
         KernelSpace("vector_delta_state", "fwd", (columns, stages, warps), state),
         KernelSpace("vector_delta_output", "fwd", (keys, values, warps), output),
         KernelSpace("vector_delta_states", "bwd", (columns, stages, warps), states),
         KernelSpace("vector_delta_values", "bwd", (keys, values, stages, warps), of_values),
-        KernelSpace(
-            "vector_delta_gradients", "bwd", (channels, values, stages, warps), gradients
-        ),
+        KernelSpace("vector_delta_gradients", "bwd", (channels, values, stages, warps), gradients),
     ]

@@ -25,6 +25,7 @@ class VectorDeltaPlan:
         own: whether values are written with keys of their own, not with those of the erase.
         decayed: whether the erase reads the state after its decay.
         until: Triton text: how a gate's row compares to rows whose erase reads what it decays.
+        nearest: how far apart the nearest rows are that have a gate between them for the erase.
         signed: whether gates may be above 0: nothing proves that they are not.
         write: whether there is a weight of the keys that are written with.
         matrices: how many matrices of scores there are.
@@ -47,6 +48,7 @@ class VectorDeltaPlan:
     own: bool
     decayed: bool
     until: str
+    nearest: int
     signed: bool
     write: bool
     matrices: int
@@ -95,6 +97,7 @@ def plan_vector_delta_kernels(
         own=own,
         decayed=decayed,
         until="<=" if decayed else "<",
+        nearest=1 if decayed else 2,
         signed=bounds(gate.tile, roles.recurrence)[1] > 0.0,
         write=write,
         matrices=4 if own else 2,

@@ -2,11 +2,10 @@
 
     S = D S + b (y + a . S') + k v,    S' = D S or the state before its decay
 
-``a`` and ``b`` are the roles ``erase_key`` and ``put``. Of the delta family ``y`` is the value and
-there is no ``k``. If both are the same tile but for numbers per token (the delta rule), that tile is
-the role ``key``, a = -key and b = write key. Otherwise ``key`` and ``value`` are those of the write.
-Other row factors are part of the tiles. A decay that is the same for all channels counts as one
-per channel.
+``a`` and ``b`` are the roles ``erase_key`` and ``put``. In the delta family ``y`` is the value and
+there is no ``k``; if both are the same tile but for numbers per token (the delta rule), that tile
+is the role ``key``, a = -key and b = write key. Otherwise there is no ``y``. Other row factors are
+part of the tiles. A decay that is the same for all channels counts as one per channel.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.affine import product
 from seqgen.passes.simplify import simplify
 from seqgen.passes.structure import Component, Structure
-from seqgen.plan.linear_roles import Finder, Roles, matrix_component, require
+from seqgen.plan.linear_roles import Finder, Role, Roles, matrix_component, require
 from seqgen.plan.vector_roles import weighted
 
 
@@ -47,6 +46,7 @@ class _EraseFinder(Finder):
         query = weighted(roles.tiles[0], roles.read)
         gate = self.tile("gate", self.key, self.over_channels(component.log_decay), "float32")
         write: Expr | None = None
+        tiles: tuple[Role, ...]
         if step.delta is None:
             (erase,) = step.erases
             row = self.whole(erase.row, "erase_key", self.key)
