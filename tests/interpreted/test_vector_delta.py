@@ -161,3 +161,81 @@ def test_half_dtypes(name, dtype, tmp_path):
         kk = torch.nn.functional.normalize(noise[0], dim=-1)
         tensors = {"kk": kk, "a": noise[1].sigmoid()}
     check(op, tmp_path, 130, 1, dtype=dtype, limits=limits, limit=limit, tensors=tensors)
+
+
+def test_gates_above_zero(tmp_path):
+    op = spec(KDA.replace("range: [-.inf, 0]", "dtype: float32"))
+    noise = torch.randn((1, 130, 1, 16), generator=torch.Generator().manual_seed(3))
+    for scale in (0.05, 0.5):
+        check(op, tmp_path, 130, 1, tensors={"g": scale * noise.double()}, sizes=ONE_HEAD)
+
+
+def test_odd_extents_in_blocks_of_their_own(tmp_path):
+    check(spec(KDA), tmp_path, 70, 1, sizes={"H": 1, "K": 60, "V": 100})
+
+
+ODD = {
+    "decay before the erase with the write's key": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], b: [H], g: {axes: [H, K], range: [-.inf, 0]}}
+        state: {S: [H, V, K]}
+        let: {k: "l2norm(k, K)", b: sigmoid(b)}
+        update: ["S = exp(g) * S + b * k * (v - sum(k * S, K))"]
+        output: {o: "sum(q * S, K) * K ** -0.5"}
+    """,
+    "weaker erase, gated output": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], p: [H], z: [H, V]}
+        parameters: {D: [H], A: {axes: [H, K], range: [-.inf, 0]}}
+        state: {S: [H, K, V]}
+        let: {k: "l2norm(k, K)", p: sigmoid(p)}
+        update: ["S = exp(A) * S", "S = S + k * (v - p * sum(k * S, K))"]
+        output: {o: "silu(z) * sum(q * S, K) * 0.5 + D * v"}
+    """,
+    "without heads": """
+        inputs: {q: [K], k: [K], v: [V], a: [K], g: {axes: [K], range: [-.inf, 0]}}
+        state: {S: [K, V]}
+        let: {k: "l2norm(k, K)", a: "l2norm(a, K)"}
+        update: ["S = exp(g) * S - a * sum(a * S, K) + k * v"]
+        output: {o: "sum(q * S, K)"}
+    """,
+    "values shared by heads": """
+        inputs: {q: [K], k: [H, K], v: [H, V], g: {axes: [HV, K], range: [-.inf, 0]}}
+        state: {S: [HV, K, V]}
+        let: {k: "l2norm(k, K)"}
+        update: ["S = exp(g) * S", "S = S + k * (v - sum(k * S, K))"]
+        output: {o: "sum(q * S, K)"}
+    """,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_operators(name, tmp_path):
+    check(spec(ODD[name]), tmp_path)
+
+
+def test_beta_of_another_dtype_of_gates(tmp_path):
+    op = spec(KDA.replace("range: [-.inf, 0]", "dtype: float32, range: [-.inf, 0]"))
+    limits = {"gradient of g": 0.02, "gradient of beta": 0.02}
+    check(op, tmp_path, 130, 1, dtype=torch.bfloat16, limits=limits, limit=0.012)
+
+
+@pytest.mark.parametrize(
+    ("update", "reason"),
+    [
+        (
+            "S + a * sum(a * S, K) + k * sum(k * S, K) + k * v",
+            "A token takes several erases",
+        ),
+        ("S + a * sum(a * S, K) + k * v", "The decay is per value channel"),
+    ],
+)
+def test_what_is_not_covered_says_why(update, reason):
+    op = spec(f"""
+        inputs: {{q: [H, K], k: [H, K], a: [H, K], v: [H, V], h: {{axes: [H, V], range: [-.inf, 0]}}}}
+        state: {{S: [H, K, V]}}
+        update: ["S = exp(h) * S", "S = {update}"]
+        output: {{o: "sum(q * S, K)"}}
+    """)
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
+    assert schedule.name == "recurrent"
+    advice = "that has no chunkwise schedule yet. The operator runs token by token."
+    assert schedule.notes[-1] == f"{reason}: {advice}"
