@@ -44,7 +44,7 @@ def check_schedule(spec: Spec, structure: Structure, schedule: SchedulePlan) -> 
 
 def _notes(structure: Structure, schedule: SchedulePlan) -> list[str]:
     family = structure.family
-    slow = schedule.name == "recurrent" and family in ("dplr", "scan")
+    slow = schedule.name == "recurrent" and family == "scan"
     return [
         *([f"The family {family} has no faster schedule yet."] if slow else []),
         *schedule.notes,
