@@ -175,7 +175,8 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     found, leaves = _run(operator, spec, tensors, states, packing, None)
     exact, exact_leaves = _run(reference, spec, tensors, states, packing, torch.float64)
     labels = [*spec["outputs"], *(f"{name} (final)" for name in spec["states"])]
-    weights = [torch.randn(e.shape, generator=generator).to(device) for e in exact]
+    # Both get the same gradients of results, rounded once, as they get the same inputs.
+    weights = [torch.randn(f.shape, generator=generator).to(device, f.dtype) for f in found]
     gradients = _gradients(found, leaves, weights)
     exact_gradients = _gradients(exact, exact_leaves, weights)
     limits = LIMITS[dtype]

@@ -73,6 +73,7 @@ class OpPlan:
     all_step_labels: str
     first: str
     first_index: int
+    tensors: int  # how many arguments and initial states there are
     first_casts: bool
     size_checks: tuple[str, ...]
     step_size_checks: tuple[str, ...]
@@ -171,6 +172,7 @@ def plan_op(
         all_step_labels=_quoted([*names, *(s.step_label for s in states)]),
         first=first,
         first_index=names.index(first),
+        tensors=len(names) + len(states),
         first_casts=bool(io),
         size_checks=size_checks,
         step_size_checks=tuple(line.replace("_NAME", "_STEP") for line in size_checks),

@@ -36,12 +36,23 @@ def in_registers(weights, dtype: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def sum_fp32(weights, x, c):
+    """c + weights x in fp32: two tf32 products, for weights of -1, 0 and 1 have no second term."""
+    high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    c = tl.dot(weights, x - high, c, input_precision="tf32")
+    return tl.dot(weights, high, c, input_precision="tf32")
+
+
+@triton.jit
 def exponents(over, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
     """[64, columns] sums of gates, in log2 units, with the weights (-1, 0, 1) ``over`` [64, 64]."""
     over = in_registers(over, high.dtype, PRECISION)
-    e = dot(over, high, PRECISION)  # noqa: F821
-    if TWO:
-        e = dot_add(over, low, e, PRECISION)  # noqa: F821
+    if PRECISION == "tf32x3":
+        e = sum_fp32(over, high, tl.zeros(high.shape, tl.float32))
+    else:
+        e = dot(over, high, PRECISION)  # noqa: F821
+        if TWO:
+            e = dot_add(over, low, e, PRECISION)  # noqa: F821
     return e * 1.4426950408889634
 
 
@@ -58,7 +69,7 @@ def add_sums(over, x, c, PRECISION: tl.constexpr, TWO_TERMS: tl.constexpr):
     x is rounded to bf16 unless its dtype is fp32 or it is to be summed in two terms.
     """
     if PRECISION == "tf32x3":
-        return dot_add(tl.where(over, 1.0, 0.0), x, c, PRECISION)  # noqa: F821
+        return sum_fp32(tl.where(over, 1.0, 0.0), x, c)
     else:
         ones = in_registers(tl.where(over, 1.0, 0.0), tl.bfloat16, PRECISION)
         high = x.to(tl.bfloat16)

@@ -75,9 +75,12 @@ def two_terms(g, TWO: tl.constexpr):
 def middle_exponents(weights, high, low, TWO: tl.constexpr, PRECISION: tl.constexpr):
     """[64, columns] weighted sums of gates, in log2 units."""
     weights = weights.to(high.dtype)
-    e = dot(weights, high, PRECISION)  # noqa: F821
-    if TWO:
-        e = dot_add(weights, low, e, PRECISION)  # noqa: F821
+    if PRECISION == "tf32x3":
+        e = sum_fp32(weights, high, tl.zeros(high.shape, tl.float32))  # noqa: F821
+    else:
+        e = dot(weights, high, PRECISION)  # noqa: F821
+        if TWO:
+            e = dot_add(weights, low, e, PRECISION)  # noqa: F821
     return e * 1.4426950408889634
 
 
@@ -85,7 +88,7 @@ def middle_exponents(weights, high, low, TWO: tl.constexpr, PRECISION: tl.conste
 def weighted_sums(weights, x, c, PRECISION: tl.constexpr):
     """c + weights x; x [64, columns] enters in two terms of bf16, or as it is in fp32."""
     if PRECISION == "tf32x3":
-        return dot_add(weights.to(tl.float32), x, c, PRECISION)  # noqa: F821
+        return sum_fp32(weights.to(tl.float32), x, c)  # noqa: F821
     else:
         high = x.to(tl.bfloat16)
         c = dot_add(weights, high, c, PRECISION)  # noqa: F821
@@ -99,7 +102,7 @@ def sums_before(until, x, c, PRECISION: tl.constexpr):
     The row itself, which ``until`` has, leaves the sum as exactly as it came.
     """
     if PRECISION == "tf32x3":
-        return dot_add(until.to(tl.float32), x, c, PRECISION) - x  # noqa: F821
+        return sum_fp32(until.to(tl.float32), x, c) - x  # noqa: F821
     else:
         x = x.to(tl.bfloat16)
         return dot_add(until, x, c - x.to(tl.float32), PRECISION)  # noqa: F821

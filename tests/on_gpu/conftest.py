@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from tests.operator.conftest import load, module
+from tests.operator.conftest import load
+from tests.operator.operators import NAMES
 
 __all__ = ["load", "module"]
+
+
+@pytest.fixture(params=[*NAMES, "gla", "rwkv6", "kda"])
+def module(request, load):
+    """Contrasting operators in turn, also of the schedules that only larger sizes reach."""
+    return load(request.param)
 
 
 @pytest.hookimpl(tryfirst=True)

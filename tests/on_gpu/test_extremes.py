@@ -47,7 +47,7 @@ def test_no_tokens(module):
         assert all(not g.any() for g in gradients(empty(), empty.tensors))
 
 
-@pytest.mark.parametrize("name", ["simple_gla", "mamba2_ssd", "gated_delta_rule"])
+@pytest.mark.parametrize("name", ["simple_gla", "mamba2_ssd", "gated_delta_rule", "gla", "rwkv6"])
 @pytest.mark.parametrize(
     ("keys", "values"),
     [
@@ -123,7 +123,7 @@ def test_more_sequences_than_a_grid_axis_holds(module):
     assert all(torch.isfinite(gradient).all() for gradient in found)
 
 
-@pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule"])
+@pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule", "gla"])
 def test_more_than_2_to_the_31_elements(load, name):
     """Offsets of 64 bits: the last tokens agree with a call on a slice from the state there."""
     module = load(name)
