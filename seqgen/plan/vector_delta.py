@@ -95,7 +95,7 @@ def _spaces(plan: VectorDeltaPlan) -> list[KernelSpace]:
     states: Config = {"BV": 64, "num_stages": 2, "num_warps": 4}
     output: Config = {"BK": 128, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 64, "BV": 64, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": 32, "BV": 64, "num_stages": 3, "num_warps": 4}
+    gradients: Config = {"KI": 32, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
     return [
         KernelSpace("vector_delta_scores", "fwd", (channels, registers, stages, warps), scores),
         KernelSpace("vector_delta_solve", "fwd", (keys, values, registers, warps), solve),
@@ -103,5 +103,7 @@ def _spaces(plan: VectorDeltaPlan) -> list[KernelSpace]:
         KernelSpace("vector_delta_output", "fwd", (keys, values, warps), output),
         KernelSpace("vector_delta_states", "bwd", (columns, stages, warps), states),
         KernelSpace("vector_delta_values", "bwd", (keys, values, stages, warps), of_values),
-        KernelSpace("vector_delta_gradients", "bwd", (channels, values, stages, warps), gradients),
+        KernelSpace(
+            "vector_delta_gradients", "bwd", (channels, values, registers, stages, warps), gradients
+        ),
     ]
