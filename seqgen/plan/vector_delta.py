@@ -12,7 +12,7 @@ from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.knobs import Config, KernelSpace, Knob
-from seqgen.plan.linear import BLOCKS, TILES, choice, row_spaces
+from seqgen.plan.linear import BLOCKS, TILES, choice, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
@@ -52,7 +52,7 @@ def plan_vector_delta(
     except NoFastFormError as error:
         return str(error)
     (component,) = structure.components
-    plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner == "D")
+    plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner == "D", gpu)
     calls = VectorDeltaCalls(roles, rows, epilogue, plan)
     parts = [
         KernelPart(name, f"kernels/vector_delta_{part}.py.jinja", plan)
@@ -74,34 +74,37 @@ def plan_vector_delta(
         name="vector_delta",
         helpers=("arithmetic", *shared, *HELPERS, *sums),
         kernels=(*parts, *universal.kernels),
-        forward_call=choice("_vector_delta_fits(sizes)", forward, universal.forward_call),
-        backward_call=choice("_vector_delta_fits(sizes)", backward, universal.backward_call),
-        spaces=(*_spaces(plan), *row_spaces(small), *universal.spaces),
+        forward_call=choice(calls.fits, forward, universal.forward_call),
+        backward_call=choice(calls.fits, backward, universal.backward_call),
+        spaces=(*_spaces(plan, gpu), *row_spaces(small), *universal.spaces),
         notes=universal.notes,
-        fallback=f"The token-serial kernels take {fallback}33 to 512.",
+        fallback=f"The token-serial kernels take {fallback}33 to 512, "
+        f"or whose walk over {roles.key} needs more shared memory than there is.",
     )
 
 
-def _spaces(plan: VectorDeltaPlan) -> list[KernelSpace]:
+def _spaces(plan: VectorDeltaPlan, gpu: Gpu) -> list[KernelSpace]:
     channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4,))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
-    columns, stages = Knob("BV", (16, 32, 64)), Knob("num_stages", (1, 2, 3))
+    columns, walks = Knob("BV", (16, 32, 64)), Knob("num_stages", (2, 3))
+    stages = Knob("num_stages", (1, 2, 3))
     registers = Knob("maxnreg", (0, 168))
-    # Three programs at a time, where two matrices of scores leave room for that.
-    limit = 0 if plan.own else 168
-    scores: Config = {"KI": 32, "maxnreg": limit, "num_stages": 2, "num_warps": 4}
-    solve: Config = {"BK": 64, "BV": 64, "maxnreg": 168, "num_warps": 4}
+    hopper = has_async_products(gpu)
+    limit = 168 if hopper else 0  # three programs at a time
+    of_scores = 0 if plan.own else limit  # four matrices leave no room for that
+    scores: Config = {"KI": 32, "maxnreg": of_scores, "num_stages": 2, "num_warps": 4}
+    solve: Config = {"BK": 64, "BV": 64, "maxnreg": limit, "num_warps": 4}
     state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
-    states: Config = {"BV": 64, "num_stages": 2, "num_warps": 4}
+    states: Config = {"BV": 64 if hopper else 32, "num_stages": 2, "num_warps": 4}
     output: Config = {"BK": 128, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 64, "BV": 64, "num_stages": 1, "num_warps": 4}
     gradients: Config = {"KI": 32, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
     return [
         KernelSpace("vector_delta_scores", "fwd", (channels, registers, stages, warps), scores),
         KernelSpace("vector_delta_solve", "fwd", (keys, values, registers, warps), solve),
-        KernelSpace("vector_delta_state", "fwd", (columns, stages, warps), state),
+        KernelSpace("vector_delta_state", "fwd", (columns, walks, warps), state),
         KernelSpace("vector_delta_output", "fwd", (keys, values, warps), output),
-        KernelSpace("vector_delta_states", "bwd", (columns, stages, warps), states),
+        KernelSpace("vector_delta_states", "bwd", (columns, walks, warps), states),
         KernelSpace("vector_delta_values", "bwd", (keys, values, stages, warps), of_values),
         KernelSpace(
             "vector_delta_gradients", "bwd", (channels, values, registers, stages, warps), gradients

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from seqgen.plan.linear_calls import Calls
+from dataclasses import dataclass
+
+from seqgen.plan.linear_calls import Calls, CallsPlan
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_roles import Roles
 from seqgen.plan.linear_rows import Rows
 from seqgen.plan.vector_delta_kernels import VectorDeltaPlan, rows_of
+
+
+@dataclass(frozen=True)
+class VectorDeltaCallsPlan(CallsPlan):
+    """Everything that kernels/vector_delta_calls.py.jinja places; see VectorDeltaPlan."""
+
+    shared_bytes: int
+    wide: int
 
 
 class VectorDeltaCalls(Calls):
@@ -16,7 +26,19 @@ class VectorDeltaCalls(Calls):
         self, roles: Roles, rows: Rows, epilogue: Epilogue, kernels: VectorDeltaPlan
     ) -> None:
         super().__init__(roles, rows, epilogue)
-        self.own = kernels.own
+        self.kernels, self.own = kernels, kernels.own
+
+    def plan(self) -> VectorDeltaCallsPlan:
+        """The finished plan."""
+        kernels = self.kernels
+        return VectorDeltaCallsPlan(
+            **vars(super().plan()), shared_bytes=kernels.shared_bytes, wide=kernels.wide
+        )
+
+    @property
+    def fits(self) -> str:
+        """Whether the kernels serve a call, in the generated file."""
+        return f"_vector_delta_fits(sizes, {self.io()}.dtype)"
 
     @property
     def extra(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seqgen.gpu.table import Gpu
 from seqgen.passes.ranges import bounds
+from seqgen.plan.linear import has_async_products
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
 from seqgen.plan.linear_roles import Role, Roles
@@ -42,6 +44,8 @@ class VectorDeltaPlan:
         scores: names of the matrices of scores.
         level_results: names of the gradients that level_gradients takes and gives.
         result_dtype: of the output.
+        shared_bytes: how much shared memory a program may have.
+        wide: columns of a walk that loads nothing ahead.
     """
 
     base: LinearPlan
@@ -70,6 +74,8 @@ class VectorDeltaPlan:
     scores: Lines
     level_results: Lines
     result_dtype: str
+    shared_bytes: int
+    wide: int
 
 
 def rows_of(roles: Roles) -> dict[str, Role]:
@@ -79,7 +85,7 @@ def rows_of(roles: Roles) -> dict[str, Role]:
 
 
 def plan_vector_delta_kernels(
-    roles: Roles, rows: Rows, epilogue: Epilogue, decayed: bool
+    roles: Roles, rows: Rows, epilogue: Epilogue, decayed: bool, gpu: Gpu
 ) -> VectorDeltaPlan:
     """The plan of all large kernels."""
     base = plan_kernels(roles, rows, epilogue)
@@ -121,6 +127,9 @@ def plan_vector_delta_kernels(
         scores=("qb", "ab", *(("qk", "ak") if own else ())),
         level_results=("d_q", "d_a", "d_b", *(("d_k",) if own else ())),
         result_dtype=base.result_dtype.replace("v.dtype", "added.dtype"),
+        shared_bytes=gpu.smem_optin,
+        # With one stage Triton 3.6 gives narrow tiles wrong addresses where products are async.
+        wide=64 if has_async_products(gpu) else 32,
     )
 
 

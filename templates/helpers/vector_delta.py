@@ -1,5 +1,6 @@
 """A recurrence with one decay per key channel and an erase: its state from chunk to chunk."""
 
+import torch
 import triton
 import triton.language as tl
 
@@ -92,3 +93,27 @@ def vector_delta_walk(
         S = dot_add(tl.trans(write), added, S, PRECISION)  # noqa: F821
     if HAS_LAST:
         tl.store(last_ptr + of_head + in_state, S, mask=exists)
+
+
+def _walk_bytes(K, BV, stages, dtype):
+    """Shared memory of the walk that needs most: three tiles of keys, one of values, a matrix.
+
+    With one stage tiles of keys come one after the other, but in fp32, where two stages need less
+    than this says for them.
+    """
+    BK = max(16, _power_of_2(K))  # noqa: F821
+    keys = BK if stages == 1 and dtype != torch.float32 else 3 * BK
+    return dtype.itemsize * (stages * 64 * (keys + BV + 64) + (BK + 64) * BV) + 4 * BK
+
+
+def _walk_blocks(config, K, V, dtype, shared, wide):
+    """BK, BV and stages of a walk that fits ``shared`` bytes; with one stage ``wide`` columns."""
+    BK, BV = max(16, _power_of_2(K)), _block(config["BV"], V, dtype, 16)  # noqa: F821
+    if dtype == torch.float32:
+        return BK, BV, 2
+    stages = config["num_stages"]
+    while stages > 1 and _walk_bytes(K, BV, stages, dtype) > shared:
+        stages -= 1
+    if stages == 1:
+        BV = _block(wide, V, dtype, 16)  # noqa: F821
+    return BK, BV, stages

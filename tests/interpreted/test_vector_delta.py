@@ -59,7 +59,7 @@ def check(
     seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
     module = build(op, schedule, folder, **{"num_warps": 4, **options})
     # Narrow tiles go token by token on a GPU; here they keep the interpreter quick.
-    module._vector_delta_fits = lambda sizes: sizes["T"] >= 16
+    module._vector_delta_fits = lambda sizes, dtype: sizes["T"] >= 16
     return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)
 
 
