@@ -153,8 +153,8 @@ def _ends(letters: list[str], shared: bool, write: bool) -> Lines:
     if shared:
         if write:
             lines += [
-                "sums_ptr += (pid % NK).to(tl.int64) * (PLANE // 64) + in_rows * 64 + i",
-                "tl.store(sums_ptr, tl.sum(d_b * k.to(tl.float32), 1))",
+                "in_sums = (pid % NK).to(tl.int64) * PLANE + in_rows * 64 + i",
+                "tl.store(sums_ptr + in_sums, tl.sum(d_b * k.to(tl.float32), 1))",
                 "d_b = d_b * write[:, None]",
             ]
         lines.append("d_k = d_b - d_a")

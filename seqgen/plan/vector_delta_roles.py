@@ -3,9 +3,9 @@
     S = D S + b (y + a . S') + k v,    S' = D S or the state before its decay
 
 ``a`` and ``b`` are the roles ``erase_key`` and ``put``. In the delta family ``y`` is the value and
-there is no ``k``; if both are the same tile but for numbers per token (the delta rule), that tile
-is the role ``key``, a = -key and b = write key. Otherwise there is no ``y``. Other row factors are
-part of the tiles. A decay that is the same for all channels counts as one per channel.
+there is no ``k``; if ``b`` is -a times a number per token (the delta rule), the role ``key`` is -a
+and b = write key. Otherwise there is no ``y``. Other row factors are part of the tiles. A decay
+that is the same for all channels counts as one per channel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from seqgen.ir.expr import Expr, Index, Number, call, neg
 from seqgen.ir.recurrence import Recurrence
-from seqgen.passes.affine import product
+from seqgen.passes.affine import product, remove
 from seqgen.passes.simplify import simplify
 from seqgen.passes.structure import Component, Structure
 from seqgen.plan.linear_roles import Finder, Role, Roles, matrix_component, require
@@ -59,9 +59,11 @@ class _EraseFinder(Finder):
             value = self.whole(delta.y, "value", self.value)
             key, of_key = self.split(delta.x, "key", self.key)
             row, of_row = self.split(delta.r, "key", self.key)
-            if row.tile == key.tile and all(f == Number(1.0) for f in of_row):
-                factors = [f for f in of_key if f != Number(1.0)]
-                write = simplify(product(factors)) if factors else None
+            weights = remove(of_key, tuple(f for f in of_row if f != Number(1.0)))
+            if row.tile == key.tile and weights is not None:
+                key = self.whole(delta.r, "key", self.key)
+                weights = tuple(f for f in weights if f != Number(1.0))
+                write = simplify(product(weights)) if weights else None
                 tiles = (query, key, value, gate)
             else:
                 put = self.whole(delta.x, "put", self.key)
