@@ -139,8 +139,8 @@ def _loads(strides: dict[str, str], shared: bool, write: bool) -> Lines:
         for x, stride in strides.items()
     ]
     if shared:
-        weighted = "(k.to(tl.float32) * write[:, None]).to(k.dtype)" if write else "k"
-        lines += ["a = -k", f"b = {weighted}"]
+        weight = " * write[:, None]" if write else ""
+        lines += ["a = -k.to(tl.float32)", f"b = k.to(tl.float32){weight}"]
     return tuple(lines)
 
 

@@ -230,7 +230,8 @@ def test_beta_of_another_dtype_of_gates(tmp_path):
 )
 def test_what_is_not_covered_says_why(update, reason):
     op = spec(f"""
-        inputs: {{q: [H, K], k: [H, K], a: [H, K], v: [H, V], h: {{axes: [H, V], range: [-.inf, 0]}}}}
+        inputs: {{q: [H, K], k: [H, K], a: [H, K], v: [H, V]}}
+        parameters: {{h: {{axes: [H, V], range: [-.inf, 0]}}}}
         state: {{S: [H, K, V]}}
         update: ["S = exp(h) * S", "S = {update}"]
         output: {{o: "sum(q * S, K)"}}
