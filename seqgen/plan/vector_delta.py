@@ -18,7 +18,7 @@ from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.vector_delta_calls import VectorDeltaCalls
-from seqgen.plan.vector_delta_kernels import VectorDeltaPlan, plan_vector_delta_kernels
+from seqgen.plan.vector_delta_kernels import plan_vector_delta_kernels
 from seqgen.plan.vector_delta_roles import find_erase_roles
 
 LARGE = (
@@ -76,14 +76,14 @@ def plan_vector_delta(
         kernels=(*parts, *universal.kernels),
         forward_call=choice(calls.fits, forward, universal.forward_call),
         backward_call=choice(calls.fits, backward, universal.backward_call),
-        spaces=(*_spaces(plan, gpu), *row_spaces(small), *universal.spaces),
+        spaces=(*_spaces(gpu), *row_spaces(small), *universal.spaces),
         notes=universal.notes,
         fallback=f"The token-serial kernels take {fallback}33 to 512, "
         f"or whose walk over {roles.key} needs more shared memory than there is.",
     )
 
 
-def _spaces(plan: VectorDeltaPlan, gpu: Gpu) -> list[KernelSpace]:
+def _spaces(gpu: Gpu) -> list[KernelSpace]:
     channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4,))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     columns, walks = Knob("BV", (16, 32, 64)), Knob("num_stages", (2, 3))
@@ -91,8 +91,7 @@ def _spaces(plan: VectorDeltaPlan, gpu: Gpu) -> list[KernelSpace]:
     registers = Knob("maxnreg", (0, 168))
     hopper = has_async_products(gpu)
     limit = 168 if hopper else 0  # three programs at a time
-    of_scores = 0 if plan.own else limit  # four matrices leave no room for that
-    scores: Config = {"KI": 32, "maxnreg": of_scores, "num_stages": 2, "num_warps": 4}
+    scores: Config = {"KI": 32, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     solve: Config = {"BK": 64, "BV": 64, "maxnreg": limit, "num_warps": 4}
     state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
     states: Config = {"BV": 64 if hopper else 32, "num_stages": 2, "num_warps": 4}
