@@ -36,7 +36,7 @@ class _ChannelFinder(Finder):
         log = self.component.log_decay
         assert log is not None
         gate = self.tile("gate", self.key, self.spelled(log), "float32")
-        tiles = (_weighted(query, roles.read), _weighted(key, roles.write), value, gate)
+        tiles = (weighted(query, roles.read), weighted(key, roles.write), value, gate)
         roles = replace(roles, tiles=tiles, decay=None, write=None, read=None)
         return self.before(roles) if self.component.reads[0].before else roles
 
@@ -125,7 +125,7 @@ def _without(factors: Iterable[Expr], taken: Iterable[Expr]) -> tuple[Expr, ...]
     return tuple(left)
 
 
-def _weighted(role: Role, weight: Expr | None) -> Role:
+def weighted(role: Role, weight: Expr | None) -> Role:
     """A role with its row factor inside the tile."""
     if weight is None:
         return role
