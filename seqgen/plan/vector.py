@@ -13,7 +13,7 @@ from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.knobs import Config, KernelSpace, Knob
-from seqgen.plan.linear import BLOCKS, TILES, choice, row_spaces
+from seqgen.plan.linear import BLOCKS, TILES, choice, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
@@ -81,7 +81,7 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
     registers = Knob("maxnreg", (0, 128, 168))
-    scores: Config = {"KI": 64, "maxnreg": 168, "num_warps": 4}
+    scores: Config = {"KI": 64, "maxnreg": 168 if has_async_products(gpu) else 0, "num_warps": 4}
     state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
