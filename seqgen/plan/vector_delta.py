@@ -91,7 +91,7 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     registers = Knob("maxnreg", (0, 168))
     hopper = has_async_products(gpu)
     limit = 168 if hopper else 0  # three programs at a time
-    scores: Config = {"KI": 32, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
+    scores: Config = {"KI": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     solve: Config = {"BK": 64, "BV": 64, "maxnreg": limit, "num_warps": 4}
     state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
     states: Config = {"BV": 64 if hopper else 32, "num_stages": 2, "num_warps": 4}
