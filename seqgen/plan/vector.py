@@ -73,20 +73,19 @@ def plan_vector(
 
 
 def _spaces(gpu: Gpu) -> list[KernelSpace]:
-    channels, warps = Knob("KI", (64,) if gpu.arch == 90 else (32, 64)), Knob("num_warps", (4, 8))
+    # ptxas 12.8 gives descriptors of 32 channels wrong addresses (on an H200: 64 right, 32 faults),
+    # so there it is 64 channels, although more registers spill.
+    wide = has_async_products(gpu)
+    channels, warps = Knob("KI", (64,) if wide else (32, 64)), Knob("num_warps", (4, 8))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
-    # On Hopper 64 channels: ptxas 12.8 gives descriptors of 32 channels wrong addresses (on
-    # an H200: 64 right, 32 faults), although more registers spill.
-    hopper = has_async_products(gpu)
-    scores: Config = {"KI": 64 if hopper else 32, "num_warps": 4}
+    scores: Config = {"KI": 64 if wide else 32, "num_warps": 4}
     state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": 32, "BV": 64, "num_stages": 3, "num_warps": 4}
-    if hopper:
-        gradients = {"KI": 64, "BV": 64, "num_stages": 1, "num_warps": 4}
+    of_channels: Config = {"KI": 64, "num_stages": 1} if wide else {"KI": 32, "num_stages": 3}
+    gradients: Config = {**of_channels, "BV": 64, "num_warps": 4}
     return [
         KernelSpace("vector_scores", "fwd", (channels, warps), scores),
         KernelSpace("vector_state", "fwd", (keys, values, walks, warps), state),
