@@ -2,12 +2,22 @@
 
 import dataclasses
 import importlib.util
+from pathlib import Path
 
 import torch
 
+from seqgen.gpu.table import find_gpu
+from seqgen.passes.lower import lower
+from seqgen.passes.structure import analyse
+from seqgen.plan.choose import choose_schedule
 from seqgen.plan.module import plan_module
 from seqgen.reference import interpreter
 from seqgen.render.module import render_module
+from seqgen.spec.loader import load_spec
+from tests.reference.samples import draw, draw_states
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SIZES = {"H": 2, "HV": 2, "K": 20, "V": 24}
 
 
 def build(recurrence, schedule, folder, **knobs):
@@ -125,3 +135,35 @@ def compare(
     wrong = {name: size for name, size in wrong.items() if not size <= limits.get(name, limit)}
     assert not wrong, wrong
     return value
+
+
+def example(name):
+    return lower(load_spec(EXAMPLES / f"{name}.yaml"))
+
+
+def check_chunkwise(
+    name,
+    op,
+    folder,
+    length=70,
+    batch=2,
+    borders=None,
+    sizes=None,
+    limit=1e-4,
+    limits=None,
+    **options,
+):
+    """Compare everything with the truth at small sizes; the schedule must be ``name``."""
+    sizes = {axis.name: {**SIZES, **(sizes or {})}[axis.name] for axis in op.axes}
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
+    assert schedule.name == name, schedule.notes
+    tensors = draw(op, batch, length, sizes=sizes, absent=options.pop("absent", ()))
+    tensors.update(options.pop("tensors", {}))
+    count = batch if borders is None else len(borders) - 1
+    states = draw_states(op, count, sizes=sizes) if options.pop("initial", True) else {}
+    cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
+    seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
+    module = build(op, schedule, folder, **{"num_warps": 4, **options})
+    # Narrow tiles go token by token on a GPU; here they keep the interpreter quick.
+    setattr(module, f"_{name}_fits", lambda sizes: sizes["T"] >= 16)
+    return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)

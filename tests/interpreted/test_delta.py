@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -11,17 +11,11 @@ from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
-from seqgen.spec.loader import load_spec, parse_spec
-from tests.interpreted.operators import build, compare
-from tests.reference.samples import draw, draw_states
+from seqgen.spec.loader import parse_spec
+from tests.interpreted.operators import SIZES, build, check_chunkwise, example
+from tests.reference.samples import draw
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SIZES = {"H": 2, "HV": 2, "K": 20, "V": 24}
 SMALL = {"K": 16, "V": 16}
-
-
-def example(name):
-    return lower(load_spec(EXAMPLES / f"{name}.yaml"))
 
 
 def spec(text, name="odd"):
@@ -29,23 +23,7 @@ def spec(text, name="odd"):
     return lower(parse_spec(text, f"{name}.yaml"))
 
 
-def check(
-    op, folder, length=70, batch=2, borders=None, sizes=None, limit=1e-4, limits=None, **options
-):
-    """Compare everything with the truth at small sizes; the schedule must be the chunkwise one."""
-    sizes = {axis.name: {**SIZES, **(sizes or {})}[axis.name] for axis in op.axes}
-    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
-    assert schedule.name == "delta", schedule.notes
-    tensors = draw(op, batch, length, sizes=sizes, absent=options.pop("absent", ()))
-    tensors.update(options.pop("tensors", {}))
-    count = batch if borders is None else len(borders) - 1
-    states = draw_states(op, count, sizes=sizes) if options.pop("initial", True) else {}
-    cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
-    seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
-    module = build(op, schedule, folder, **{"num_warps": 4, **options})
-    # Narrow tiles go token by token on a GPU; here they keep the interpreter quick.
-    module._delta_fits = lambda sizes: sizes["T"] >= 16
-    return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)
+check = partial(check_chunkwise, "delta")
 
 
 @pytest.mark.parametrize("name", ["delta_rule", "gated_delta_rule"])
