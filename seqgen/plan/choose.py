@@ -12,6 +12,7 @@ from seqgen.plan.linear import plan_linear
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan
 from seqgen.plan.vector import plan_vector
+from seqgen.plan.vector_delta import plan_vector_delta
 
 
 def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
@@ -24,13 +25,19 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     kind = structure.family
     if kind == "linear" and any(c.decay == "key" for c in structure.components):
         kind = "vector"
-    planners = {"linear": plan_linear, "vector": plan_vector, "delta": plan_delta}
-    chunkwise = planners.get(kind)
-    if chunkwise is None:
-        return universal
-    fast = chunkwise(recurrence, structure, universal, gpu)
-    if isinstance(fast, str):
+    planners = {
+        "linear": (plan_linear,),
+        "vector": (plan_vector,),
+        "delta": (plan_delta, plan_vector_delta),
+        "dplr": (plan_vector_delta,),
+    }
+    reason = ""
+    for chunkwise in planners.get(kind, ()):
+        fast = chunkwise(recurrence, structure, universal, gpu)
+        if not isinstance(fast, str):
+            return fast
         reason = fast[0].upper() + fast[1:]
-        note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."
-        return replace(universal, notes=(*universal.notes, note))
-    return fast
+    if not reason:
+        return universal
+    note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."
+    return replace(universal, notes=(*universal.notes, note))

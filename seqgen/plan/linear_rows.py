@@ -119,6 +119,8 @@ _NAMES = {
     "key": "key",
     "value": "value",
     "gate": "log_decay",
+    "erase_key": "erase_key",
+    "put": "put_key",
 }
 _NOTES = {
     "decay": "prefix sums of the log2 decays",

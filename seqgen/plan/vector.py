@@ -23,16 +23,19 @@ from seqgen.plan.vector_kernels import plan_vector_kernels
 from seqgen.plan.vector_roles import find_channel_roles
 
 LARGE = (
+    ("vector_scores", "kernels/vector_scores_levels.py.jinja"),
     ("vector_scores", "kernels/vector_scores.py.jinja"),
+    ("vector_scores", "kernels/vector_scores_launch.py.jinja"),
     ("vector_state", "kernels/vector_state.py.jinja"),
     ("vector_output", "kernels/vector_output.py.jinja"),
     ("vector_states", "kernels/vector_states.py.jinja"),
     ("vector_values", "kernels/vector_values.py.jinja"),
+    ("vector_gradients", "kernels/vector_gradients_levels.py.jinja"),
     ("vector_gradients", "kernels/vector_gradients.py.jinja"),  # one kernel in two parts
-    ("vector_gradients", "kernels/vector_gradients_pairs.py.jinja"),
+    ("vector_gradients", "kernels/vector_gradients_middle.py.jinja"),
     ("vector_gradients", "kernels/vector_gradients_launch.py.jinja"),
 )
-HELPERS = ("linear", "linear_host", "vector", "vector_walk")
+HELPERS = ("linear", "linear_host", "vector", "vector_middle", "vector_walk")
 
 
 def plan_vector(
@@ -55,8 +58,9 @@ def plan_vector(
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
     parts.append(KernelPart("vector", "kernels/vector_calls.py.jinja", calls.plan()))
     call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
-    forward = f"{roles.output.name}, {roles.state.name}_final = _vector_forward({call}, want_final)"
-    backward = f"gradients = _vector_backward({call}, {', '.join(calls.cotangents)})"
+    results = f"{roles.output.name}, {roles.state.name}_final"
+    forward = f"{results} = _vector_forward({call}, want_final, kept)"
+    backward = f"gradients = _vector_backward({call}, {', '.join(calls.cotangents)}, kept)"
     shared = [name for name in universal.helpers if name != "arithmetic"]
     steps = "" if recurrence.reverse else "decode steps, and "
     fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
@@ -73,24 +77,23 @@ def plan_vector(
 
 
 def _spaces(gpu: Gpu) -> list[KernelSpace]:
-    # ptxas 12.8 gives descriptors of 32 channels wrong addresses (on an H200: 64 right, 32 faults),
-    # so there it is 64 channels, although more registers spill.
-    wide = has_async_products(gpu)
-    channels, warps = Knob("KI", (64,) if wide else (32, 64)), Knob("num_warps", (4, 8))
+    channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4, 8))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
-    scores: Config = {"KI": 64 if wide else 32, "num_warps": 4}
+    registers = Knob("maxnreg", (0, 128, 168))
+    scores: Config = {"KI": 64, "maxnreg": 168 if has_async_products(gpu) else 0, "num_warps": 4}
     state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
-    of_channels: Config = {"KI": 64, "num_stages": 1} if wide else {"KI": 32, "num_stages": 3}
-    gradients: Config = {**of_channels, "BV": 64, "num_warps": 4}
+    gradients: Config = {"KI": 64, "BV": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     return [
-        KernelSpace("vector_scores", "fwd", (channels, warps), scores),
+        KernelSpace("vector_scores", "fwd", (channels, registers, warps), scores),
         KernelSpace("vector_state", "fwd", (keys, values, walks, warps), state),
         KernelSpace("vector_output", "fwd", (keys, values, warps), output),
         KernelSpace("vector_states", "bwd", (keys, values, walks, warps), states),
         KernelSpace("vector_values", "bwd", (keys, values, stages, warps), of_values),
-        KernelSpace("vector_gradients", "bwd", (channels, values, stages, warps), gradients),
+        KernelSpace(
+            "vector_gradients", "bwd", (channels, values, registers, stages, warps), gradients
+        ),
     ]

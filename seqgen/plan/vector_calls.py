@@ -15,8 +15,9 @@ class VectorCalls(Calls):
 
     @property
     def prepared(self) -> list[str]:
-        """Results of the scores kernel: decayed queries and keys, totals, scores."""
-        return [self.local(name) for name in ("decayed_q", "decayed_k", "total", "scores")]
+        """Results of the scores kernel: tiles of queries and keys, decays of chunks, scores."""
+        names = ("decayed_q", "decayed_k", "total", "halves", "scores")
+        return [self.local(name) for name in names]
 
     @property
     def tiles(self) -> list[str]:
@@ -29,12 +30,23 @@ class VectorCalls(Calls):
     def value(self) -> str:
         return self.operand(self.roles.tiles[2])
 
-    def row_lines(self) -> list[str]:
+    @property
+    def scores_line(self) -> str:
         call = f"launch_vector_scores({', '.join(self.tiles)}, {self.value}, {self.common})"
-        return [*super().row_lines(), f"{', '.join(self.prepared)} = {call}"]
+        return f"{', '.join(self.prepared)} = {call}"
+
+    def kept_lines(self) -> list[str]:
+        """Forward keeps what the scores kernel gives."""
+        keep = f"    kept.extend(({', '.join(self.prepared)}))"
+        return [self.scores_line, "if kept is not None:", keep]
+
+    def prepared_lines(self) -> list[str]:
+        """Rows in backward, and what is kept, or computed again."""
+        taken = f"    {', '.join(self.prepared)} = kept"
+        return [*self.row_lines(), "if kept:", taken, "else:", f"    {self.scores_line}"]
 
     def state_line(self, final: str) -> str:
-        _, decayed_k, total, _ = self.prepared
+        _, decayed_k, total, *_ = self.prepared
         want = "False" if final == "_" else "want_final"
         return (
             f"{self.local('states')}, {final} = launch_vector_state({decayed_k}, {self.value}, "
@@ -42,7 +54,7 @@ class VectorCalls(Calls):
         )
 
     def output_call(self, flag: str) -> str:
-        decayed_q, _, _, scores = self.prepared
+        decayed_q, *_, scores = self.prepared
         leaves = [leaf.tensor.name for leaf in self.epilogue.leaves]
         arguments = [decayed_q, self.value, scores, self.local("states"), *leaves, self.common]
         if self.epilogue.lines:
@@ -51,7 +63,7 @@ class VectorCalls(Calls):
 
     def backward(self) -> list[str]:
         final, d_read = f"d_{self.roles.state.name}_final", self.local("d_read")
-        decayed_q, decayed_k, total, scores = self.prepared
+        decayed_q, decayed_k, total, halves, scores = self.prepared
         query, key, gate, *bonus = self.tiles
         d_query, d_key, d_value, d_gate = found = [
             self.local(f"d_{role.name}") for role in self.roles.tiles
@@ -60,7 +72,7 @@ class VectorCalls(Calls):
         d_scores = self.local("d_scores")
         results = [d_query, d_key, d_gate, *([self.local("d_bonus")] if bonus else [])]
         lines = [
-            *self.row_lines(),
+            *self.prepared_lines(),
             *self.seed_lines(),
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
@@ -72,7 +84,7 @@ class VectorCalls(Calls):
             f"    {decayed_k}, {self.value}, {d_read}, {scores}, {d_states}, {self.common}",
             ")",
             f"{', '.join(results)} = launch_vector_gradients(",
-            f"    {', '.join([query, key, self.value, gate, *bonus])}, {d_read}, {total},",
+            f"    {', '.join([query, key, self.value, gate, *bonus])}, {d_read}, {halves},",
             f"    {d_scores}, {states}, {d_states}, {self.common}",
             ")",
             *self.rows_backward_lines(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from seqgen.ir.expr import Apply, Expr, Reduce, Ref, walk
+from seqgen.ir.expr import Apply, Expr, Reduce, Ref
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.affine import addends, factors_of, product
 from seqgen.passes.simplify import simplify
@@ -36,7 +36,7 @@ class _ChannelFinder(Finder):
         log = self.component.log_decay
         assert log is not None
         gate = self.tile("gate", self.key, self.spelled(log), "float32")
-        tiles = (_weighted(query, roles.read), _weighted(key, roles.write), value, gate)
+        tiles = (weighted(query, roles.read), weighted(key, roles.write), value, gate)
         roles = replace(roles, tiles=tiles, decay=None, write=None, read=None)
         return self.before(roles) if self.component.reads[0].before else roles
 
@@ -47,9 +47,6 @@ class _ChannelFinder(Finder):
         numbers, factors = zip(*(factors_of(self.written_out(part)) for part in parts), strict=True)
         own = _Own(roles, numbers[0] * numbers[1] * numbers[2], sum(factors, ()))
         result = own.joined(output.value)
-        uses = sum(isinstance(n, Ref) and n.name == roles.source for n in walk(result))
-        # The read of the kernels then contains the write, wherever the output uses it.
-        require(not own.found or uses == 1, "what is read is also used without a token's own write")
         bonus = None
         if own.bonus is not None:
             bonus = self.bonus(own.bonus)
@@ -128,7 +125,7 @@ def _without(factors: Iterable[Expr], taken: Iterable[Expr]) -> tuple[Expr, ...]
     return tuple(left)
 
 
-def _weighted(role: Role, weight: Expr | None) -> Role:
+def weighted(role: Role, weight: Expr | None) -> Role:
     """A role with its row factor inside the tile."""
     if weight is None:
         return role

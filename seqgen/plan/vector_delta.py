@@ -1,0 +1,111 @@
+"""The chunkwise schedule for one decay per key channel and an erase (KDA, RWKV-7).
+
+As in the vector schedule scores of pairs of rows carry decays inside their operands, and as in the
+delta schedule what a chunk adds to the state is the solution of a triangular system: one kernel
+scores the pairs, one solves the system for whatever state comes in; then states pass from chunk to
+chunk, and outputs and gradients are parallel over chunks.
+"""
+
+from __future__ import annotations
+
+from seqgen.gpu.table import Gpu
+from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.structure import Structure
+from seqgen.plan.knobs import Config, KernelSpace, Knob
+from seqgen.plan.linear import BLOCKS, TILES, choice, has_async_products, row_spaces
+from seqgen.plan.linear_epilogue import plan_epilogue
+from seqgen.plan.linear_roles import NoFastFormError
+from seqgen.plan.linear_rows import plan_rows
+from seqgen.plan.schedule import KernelPart, SchedulePlan
+from seqgen.plan.vector_delta_calls import VectorDeltaCalls
+from seqgen.plan.vector_delta_kernels import plan_vector_delta_kernels
+from seqgen.plan.vector_delta_roles import find_erase_roles
+
+LARGE = (
+    ("vector_delta_scores", ("scores_levels", "scores", "scores_launch")),
+    ("vector_delta_solve", ("solve",)),
+    ("vector_delta_state", ("state",)),
+    ("vector_delta_output", ("output",)),
+    ("vector_delta_states", ("states",)),
+    ("vector_delta_values", ("values",)),
+    (
+        "vector_delta_gradients",
+        ("gradients_levels", "gradients", "gradients_near", "gradients_launch"),
+    ),
+)
+"""Kernels with the templates of their parts."""
+
+HELPERS = ("linear", "linear_host", "vector", "vector_middle", "delta_solve", "vector_delta")
+
+
+def plan_vector_delta(
+    recurrence: Recurrence, structure: Structure, universal: SchedulePlan, gpu: Gpu
+) -> SchedulePlan | str:
+    """The chunkwise schedule, which hands small and huge problems to ``universal``.
+
+    Returns the reason where the schedule does not cover the operator.
+    """
+    try:
+        roles = find_erase_roles(recurrence, structure)
+        rows = plan_rows(roles)
+        epilogue = plan_epilogue(roles)
+    except NoFastFormError as error:
+        return str(error)
+    (component,) = structure.components
+    plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner == "D", gpu)
+    calls = VectorDeltaCalls(roles, rows, epilogue, plan)
+    parts = [
+        KernelPart(name, f"kernels/vector_delta_{part}.py.jinja", plan)
+        for name, templates in LARGE
+        for part in templates
+    ]
+    small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
+    parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
+    parts.append(KernelPart("vector_delta", "kernels/vector_delta_calls.py.jinja", calls.plan()))
+    call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
+    results = f"{roles.output.name}, {roles.state.name}_final"
+    forward = f"{results} = _vector_delta_forward({call}, want_final, kept)"
+    backward = f"gradients = _vector_delta_backward({call}, {', '.join(calls.cotangents)}, kept)"
+    shared = [name for name in universal.helpers if name != "arithmetic"]
+    sums = ["linear_decay"] if plan.write else []
+    steps = "" if recurrence.reverse else "decode steps, and "
+    fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
+    return SchedulePlan(
+        name="vector_delta",
+        helpers=("arithmetic", *shared, *HELPERS, *sums),
+        kernels=(*parts, *universal.kernels),
+        forward_call=choice(calls.fits, forward, universal.forward_call),
+        backward_call=choice(calls.fits, backward, universal.backward_call),
+        spaces=(*_spaces(gpu), *row_spaces(small), *universal.spaces),
+        notes=universal.notes,
+        fallback=f"The token-serial kernels take {fallback}33 to 512, "
+        f"or whose walk over {roles.key} needs more shared memory than there is.",
+    )
+
+
+def _spaces(gpu: Gpu) -> list[KernelSpace]:
+    channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4,))
+    keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
+    columns, walks = Knob("BV", (16, 32, 64)), Knob("num_stages", (2, 3))
+    stages = Knob("num_stages", (1, 2, 3))
+    registers = Knob("maxnreg", (0, 168))
+    hopper = has_async_products(gpu)
+    limit = 168 if hopper else 0  # three programs at a time
+    scores: Config = {"KI": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
+    solve: Config = {"BK": 64, "BV": 64, "maxnreg": limit, "num_warps": 4}
+    state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
+    states: Config = {"BV": 64 if hopper else 32, "num_stages": 2, "num_warps": 4}
+    output: Config = {"BK": 128, "BV": 128, "num_warps": 4}
+    of_values: Config = {"BK": 64, "BV": 64, "num_stages": 1, "num_warps": 4}
+    gradients: Config = {"KI": 32, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
+    return [
+        KernelSpace("vector_delta_scores", "fwd", (channels, registers, stages, warps), scores),
+        KernelSpace("vector_delta_solve", "fwd", (keys, values, registers, warps), solve),
+        KernelSpace("vector_delta_state", "fwd", (columns, walks, warps), state),
+        KernelSpace("vector_delta_output", "fwd", (keys, values, warps), output),
+        KernelSpace("vector_delta_states", "bwd", (columns, walks, warps), states),
+        KernelSpace("vector_delta_values", "bwd", (keys, values, stages, warps), of_values),
+        KernelSpace(
+            "vector_delta_gradients", "bwd", (channels, values, registers, stages, warps), gradients
+        ),
+    ]

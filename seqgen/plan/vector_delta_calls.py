@@ -1,0 +1,156 @@
+"""How the kernels of the vector_delta schedule follow one another, in the generated file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seqgen.plan.linear_calls import Calls, CallsPlan
+from seqgen.plan.linear_epilogue import Epilogue
+from seqgen.plan.linear_roles import Roles
+from seqgen.plan.linear_rows import Rows
+from seqgen.plan.vector_delta_kernels import VectorDeltaPlan, rows_of
+
+
+@dataclass(frozen=True)
+class VectorDeltaCallsPlan(CallsPlan):
+    """Everything that kernels/vector_delta_calls.py.jinja places; see VectorDeltaPlan."""
+
+    shared_bytes: int
+    wide: int
+
+
+class VectorDeltaCalls(Calls):
+    """Writes the two functions that launch everything."""
+
+    def __init__(
+        self, roles: Roles, rows: Rows, epilogue: Epilogue, kernels: VectorDeltaPlan
+    ) -> None:
+        super().__init__(roles, rows, epilogue)
+        self.kernels, self.own = kernels, kernels.own
+
+    def plan(self) -> VectorDeltaCallsPlan:
+        """The finished plan."""
+        kernels = self.kernels
+        return VectorDeltaCallsPlan(
+            **vars(super().plan()), shared_bytes=kernels.shared_bytes, wide=kernels.wide
+        )
+
+    @property
+    def fits(self) -> str:
+        """Whether the kernels serve a call, in the generated file."""
+        return f"_vector_delta_fits(sizes, {self.io()}.dtype)"
+
+    @property
+    def extra(self) -> str:
+        """Values get what the output gives them outside of the kernels."""
+        return ""
+
+    @property
+    def value(self) -> str:
+        return self.operand(self.roles.tiles[2])
+
+    @property
+    def weight(self) -> list[str]:
+        """The weight of the keys, if there is one."""
+        return [self.local("write")] if self.roles.write is not None else []
+
+    @property
+    def operands(self) -> list[str]:
+        """Tensors over the key axis, gates, weight."""
+        found = [*rows_of(self.roles).values(), self.roles.tiles[3]]
+        return [*(self.operand(role) for role in found), *self.weight]
+
+    def texts(self, *names: str) -> str:
+        return ", ".join(self.local(name) for name in names)
+
+    def only_own(self, *names: str) -> list[str]:
+        """Results that there are where values have keys of their own."""
+        return [self.local(name) for name in names] if self.own else []
+
+    @property
+    def keys(self) -> str:
+        """Decayed keys of the values, None where they have none of their own."""
+        return self.local("decayed_k") if self.own else "None"
+
+    @property
+    def kept(self) -> list[str]:
+        """What forward keeps for backward: whatever no state enters."""
+        names = ["decayed_q", "w", "decayed_b", "halves", "total", "qb", "inverse", "z"]
+        computed = [self.operand(role) for role in self.rows.computed]
+        own = self.only_own("decayed_k", "qk", "ak")
+        return [*self.weight, *computed, *(self.local(n) for n in names), *own]
+
+    def prepared_lines(self) -> list[str]:
+        decayed = [self.texts("decayed_q", "w", "decayed_b"), *self.only_own("decayed_k")]
+        scores = [self.texts("halves", "total", "ab", "qb"), *self.only_own("qk", "ak")]
+        arguments = [self.local("ab"), *self.only_own("ak"), self.value, self.local("w")]
+        return [
+            f"{', '.join([*decayed, *scores])} = launch_vector_delta_scores(",
+            f"    {', '.join(self.operands)}, {self.value}, {self.common}",
+            ")",
+            f"{self.texts('inverse', 'z')} = launch_vector_delta_solve(",
+            f"    {', '.join(arguments)}, {self.common}",
+            ")",
+        ]
+
+    def kept_lines(self) -> list[str]:
+        keep = f"    kept.extend(({', '.join(self.kept)}))"
+        return [*self.prepared_lines(), "if kept is not None:", keep]
+
+    def state_line(self, final: str) -> str:
+        want = "False" if final == "_" else "want_final"
+        return (
+            f"{self.texts('states', 'added')}, {final} = launch_vector_delta_state("
+            f"{self.texts('w', 'decayed_b', 'z')}, {self.keys}, {self.value}, "
+            f"{self.texts('total')}, {self.initial}, {self.common}, {want})"
+        )
+
+    def output_call(self, flag: str) -> str:
+        own = [self.value, self.local("qk")] if self.own else []
+        leaves = [leaf.tensor.name for leaf in self.epilogue.leaves]
+        arguments = [self.texts("decayed_q", "added", "qb"), *own, self.local("states"), *leaves]
+        arguments.append(self.common)
+        if self.epilogue.lines:
+            arguments.append(flag)
+        return f"launch_vector_delta_output({', '.join(arguments)})"
+
+    def backward(self) -> list[str]:
+        final, value = f"d_{self.roles.state.name}_final", self.value
+        tiles = [self.local(f"d_{role.name}") for role in self.roles.tiles]
+        d_value, d_gate = tiles[2], tiles[3]
+        d_rows = [self.local(f"d_{role.name}") for role in rows_of(self.roles).values()]
+        d_z = self.local("d_z") if self.own else d_value
+        values = [self.texts("inverse", "added", "d_added", "d_read")]
+        if self.own:
+            values += [value, self.texts("decayed_k", "qk", "ak", "d_states")]
+        own = [value] if self.own else []
+        sums = [self.local("sums")] if self.weight else []
+        found = ", ".join(([d_value] if self.own else []) + [d_z])
+        chunks, *rows = self.row_lines()
+        again = [f"    {line}" for line in (*rows, *self.prepared_lines())]
+        lines = [
+            chunks,
+            "if kept:",
+            f"    {', '.join(self.kept)} = kept",
+            "else:",
+            *again,
+            *self.seed_lines(),
+            f"if {final} is not None:",
+            f"    {final} = {final}.contiguous()",
+            f"{self.texts('states', 'added', 'd_states', 'd_added', 'd_initial')} = (",
+            "    launch_vector_delta_states(",
+            f"        {self.texts('decayed_q', 'w', 'decayed_b', 'z')}, {self.keys}, {value},",
+            f"        {self.texts('d_read', 'qb', 'total')}, {self.initial}, {final},",
+            f"        {self.common},",
+            "    )",
+            ")",
+            f"{found}, {self.local('d_scores')} = launch_vector_delta_values(",
+            f"    {', '.join(values)}, {self.common}",
+            ")",
+            f"{', '.join([*d_rows, d_gate, *sums])} = launch_vector_delta_gradients(",
+            f"    {', '.join([*self.operands, *own])}, {self.texts('added', 'd_read')}, {d_z},",
+            f"    {self.texts('halves', 'd_scores', 'states', 'd_states')}, {self.common}",
+            ")",
+            *self.rows_backward_lines(),
+        ]
+        return [*lines, "return (", *self.gradient_lines(tiles), ")"]

@@ -1,0 +1,242 @@
+"""The chunkwise kernels for one decay per key channel and an erase, in fp32 against float64."""
+
+import dataclasses
+import math
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqgen.gpu.table import find_gpu
+from seqgen.passes.lower import lower
+from seqgen.passes.structure import analyse
+from seqgen.plan.choose import choose_schedule
+from seqgen.spec.loader import load_spec, parse_spec
+from tests.interpreted.operators import build, compare
+from tests.reference.samples import draw, draw_states
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SIZES = {"H": 2, "HV": 2, "K": 20, "V": 24}
+SMALL = {"K": 16, "V": 16}
+ONE_HEAD = {"H": 1, "HV": 1, **SMALL}
+KDA = """
+    inputs:
+      q: [H, K]
+      k: [H, K]
+      v: [H, V]
+      g: {axes: [H, K], range: [-.inf, 0]}
+      beta: [H]
+    state: {S: [H, K, V]}
+    let: {k: "l2norm(k, K)", q: q * K ** -0.5}
+    update: ["S = exp(g) * S", "S = S + beta * k * (v - sum(k * S, K))"]
+    output: {o: "sum(q * S, K)"}
+"""
+
+
+def example(name):
+    return lower(load_spec(EXAMPLES / f"{name}.yaml"))
+
+
+def spec(text, name="odd"):
+    axes = "{K: 16, V: 16, HV: {groups_of: H}}" if "HV" in text else "{K: 16, V: 16}"
+    text = f"operator: {name}\naxes: {axes}\n{textwrap.dedent(text)}"
+    return lower(parse_spec(text, f"{name}.yaml"))
+
+
+def check(
+    op, folder, length=70, batch=2, borders=None, sizes=None, limit=1e-4, limits=None, **options
+):
+    """Compare everything with the truth at small sizes; the schedule must be the chunkwise one."""
+    sizes = {axis.name: {**SIZES, **(sizes or {})}[axis.name] for axis in op.axes}
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
+    assert schedule.name == "vector_delta", schedule.notes
+    tensors = draw(op, batch, length, sizes=sizes, absent=options.pop("absent", ()))
+    tensors.update(options.pop("tensors", {}))
+    count = batch if borders is None else len(borders) - 1
+    states = draw_states(op, count, sizes=sizes) if options.pop("initial", True) else {}
+    cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
+    seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
+    module = build(op, schedule, folder, **{"num_warps": 4, **options})
+    # Narrow tiles go token by token on a GPU; here they keep the interpreter quick.
+    module._vector_delta_fits = lambda sizes, dtype: sizes["T"] >= 16
+    return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7", "dplr", "iplr", "comba", "gdn2"])
+def test_examples(name, tmp_path):
+    check(example(name), tmp_path)
+
+
+@pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 130])
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_lengths(name, length, tmp_path):
+    check(example(name), tmp_path, length=length, batch=1)
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_sizes_that_take_several_blocks(name, tmp_path):
+    check(example(name), tmp_path, sizes={"K": 40, "V": 20}, KI=16, BK=16, BV=16)
+    check(example(name), tmp_path, sizes={"K": 20, "V": 40}, KI=16, BK=16, BV=16)
+
+
+@pytest.mark.parametrize("borders", [[0, 63, 63, 70, 150], [0, 1, 65, 65, 150]])
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_packed_sequences(name, borders, tmp_path):
+    check(example(name), tmp_path, length=150, batch=1, borders=borders, KI=16, BK=16, BV=16)
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+def test_reverse(name, tmp_path):
+    op = dataclasses.replace(example(name), reverse=True)
+    check(op, tmp_path, length=70)
+    check(op, tmp_path, length=90, batch=1, borders=[0, 20, 20, 90])
+
+
+def test_grouped_heads(tmp_path):
+    check(example("kda"), tmp_path, sizes={"H": 2, "HV": 4, **SMALL})
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7", "gdn2"])
+@pytest.mark.parametrize("gate", ["zero", "weak", "strong", "-20", "one -100", "-inf", "mixed"])
+def test_gates(name, gate, tmp_path):
+    shape = (1, 130, 1, 16)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    token = torch.arange(130)[None, :, None, None]
+    g = {
+        "zero": torch.zeros(shape, dtype=torch.float64),
+        "weak": -noise.abs() / 100,
+        "strong": -noise.abs() * 8,
+        "-20": torch.full(shape, -20.0, dtype=torch.float64),
+        "one -100": torch.where(token == 70, -100.0, -noise.abs() / 50),
+        "-inf": torch.where(noise > 1.2, -torch.inf, -noise.abs() / 50),
+        "mixed": torch.where(noise > 1.0, -100.0, torch.where(noise < -1.5, -torch.inf, -0.01)),
+    }[gate]
+    op = spec(KDA) if name == "kda" else example(name)
+    tensors = {"w" if name == "rwkv7" else "g": g}
+    check(op, tmp_path, length=130, batch=1, tensors=tensors, sizes=ONE_HEAD)
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+@pytest.mark.parametrize("levels", range(7))
+def test_every_number_of_levels(name, levels, tmp_path):
+    # Just below what the kernels take blocks of 2^(6 - levels) rows at once for, in fp32.
+    half = 2 ** (5 - levels) if levels < 6 else 0.6
+    g = torch.full((1, 66, 1, 16), -60 * math.log(2) / half * 0.99, dtype=torch.float64)
+    g[:, 30:] = -0.01
+    op = spec(KDA) if name == "kda" else example(name)
+    tensors = {"g" if name == "kda" else "w": g}
+    check(op, tmp_path, 66, 1, tensors=tensors, sizes=ONE_HEAD)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("keys", ["random", "same"])
+def test_write_strengths(beta, keys, tmp_path):
+    tensors = {"beta": torch.full((1, 130, 1), beta, dtype=torch.float64)}
+    if keys == "same":
+        generator = torch.Generator().manual_seed(3)
+        key = torch.randn((1, 1, 1, 16), generator=generator, dtype=torch.float64)
+        tensors["k"] = key.expand(1, 130, 1, 16).contiguous()
+    # With one key and beta 2 every token reflects the state: nothing damps rounding errors.
+    limit = 1e-3 if beta == 2.0 else 1e-4
+    check(spec(KDA), tmp_path, 130, 1, sizes=ONE_HEAD, tensors=tensors, limit=limit)
+
+
+def test_no_initial_state_and_single_seeds(tmp_path):
+    check(example("kda"), tmp_path, initial=False, seeds=["o"])
+    check(example("rwkv7"), tmp_path, seeds=["S_final"])
+
+
+@pytest.mark.parametrize("name", ["kda", "rwkv7"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_dtypes(name, dtype, tmp_path):
+    limits = {"gradient of g": 0.02, "gradient of w": 0.02, "gradient of beta": 0.02}
+    limit = 0.008 if dtype == torch.bfloat16 else 0.005
+    op, tensors = spec(KDA), {}
+    if name == "rwkv7":
+        # Other keys than normalised ones let the state grow.
+        op = example(name)
+        generator = torch.Generator().manual_seed(3)
+        noise = torch.randn((2, 1, 130, 2, 20), generator=generator, dtype=torch.float64)
+        kk = torch.nn.functional.normalize(noise[0], dim=-1)
+        tensors = {"kk": kk, "a": noise[1].sigmoid()}
+    check(op, tmp_path, 130, 1, dtype=dtype, limits=limits, limit=limit, tensors=tensors)
+
+
+def test_gates_above_zero(tmp_path):
+    op = spec(KDA.replace("range: [-.inf, 0]", "dtype: float32"))
+    noise = torch.randn((1, 130, 1, 16), generator=torch.Generator().manual_seed(3))
+    for scale in (0.05, 0.5):
+        check(op, tmp_path, 130, 1, tensors={"g": scale * noise.double()}, sizes=ONE_HEAD)
+
+
+def test_odd_extents_in_blocks_of_their_own(tmp_path):
+    check(spec(KDA), tmp_path, 70, 1, sizes={"H": 1, "K": 60, "V": 100})
+
+
+ODD = {
+    "decay before the erase with the write's key": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], b: [H], g: {axes: [H, K], range: [-.inf, 0]}}
+        state: {S: [H, V, K]}
+        let: {k: "l2norm(k, K)", b: sigmoid(b)}
+        update: ["S = exp(g) * S + b * k * (v - sum(k * S, K))"]
+        output: {o: "sum(q * S, K) * K ** -0.5"}
+    """,
+    "weaker erase, gated output": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], p: [H], z: [H, V]}
+        parameters: {D: [H], A: {axes: [H, K], range: [-.inf, 0]}}
+        state: {S: [H, K, V]}
+        let: {k: "l2norm(k, K)", p: sigmoid(p)}
+        update: ["S = exp(A) * S", "S = S + k * (v - p * sum(k * S, K))"]
+        output: {o: "silu(z) * sum(q * S, K) * 0.5 + D * v"}
+    """,
+    "without heads": """
+        inputs: {q: [K], k: [K], v: [V], a: [K], g: {axes: [K], range: [-.inf, 0]}}
+        state: {S: [K, V]}
+        let: {k: "l2norm(k, K)", a: "l2norm(a, K)"}
+        update: ["S = exp(g) * S - a * sum(a * S, K) + k * v"]
+        output: {o: "sum(q * S, K)"}
+    """,
+    "values shared by heads": """
+        inputs: {q: [K], k: [H, K], v: [H, V], g: {axes: [HV, K], range: [-.inf, 0]}}
+        state: {S: [HV, K, V]}
+        let: {k: "l2norm(k, K)"}
+        update: ["S = exp(g) * S", "S = S + k * (v - sum(k * S, K))"]
+        output: {o: "sum(q * S, K)"}
+    """,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_operators(name, tmp_path):
+    check(spec(ODD[name]), tmp_path)
+
+
+def test_beta_of_another_dtype_of_gates(tmp_path):
+    op = spec(KDA.replace("range: [-.inf, 0]", "dtype: float32, range: [-.inf, 0]"))
+    limits = {"gradient of g": 0.02, "gradient of beta": 0.02}
+    check(op, tmp_path, 130, 1, dtype=torch.bfloat16, limits=limits, limit=0.008)
+
+
+@pytest.mark.parametrize(
+    ("update", "reason"),
+    [
+        (
+            "S + a * sum(a * S, K) + k * sum(k * S, K) + k * v",
+            "A token takes several erases",
+        ),
+        ("S + a * sum(a * S, K) + k * v", "The decay is per value channel"),
+    ],
+)
+def test_what_is_not_covered_says_why(update, reason):
+    op = spec(f"""
+        inputs: {{q: [H, K], k: [H, K], a: [H, K], v: [H, V]}}
+        parameters: {{h: {{axes: [H, V], range: [-.inf, 0]}}}}
+        state: {{S: [H, K, V]}}
+        update: ["S = exp(h) * S", "S = {update}"]
+        output: {{o: "sum(q * S, K)"}}
+    """)
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
+    assert schedule.name == "recurrent"
+    advice = "that has no chunkwise schedule yet. The operator runs token by token."
+    assert schedule.notes[-1] == f"{reason}: {advice}"
