@@ -9,6 +9,8 @@ and gradients are parallel over chunks.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
@@ -23,17 +25,19 @@ from seqgen.plan.vector_kernels import plan_vector_kernels
 from seqgen.plan.vector_roles import find_channel_roles
 
 LARGE = (
-    ("vector_scores", "kernels/vector_scores_levels.py.jinja"),
     ("vector_scores", "kernels/vector_scores.py.jinja"),
     ("vector_scores", "kernels/vector_scores_launch.py.jinja"),
+    ("vector_scores_strong", "kernels/vector_scores_levels.py.jinja"),
+    ("vector_scores_strong", "kernels/vector_scores_strong.py.jinja"),
     ("vector_state", "kernels/vector_state.py.jinja"),
     ("vector_output", "kernels/vector_output.py.jinja"),
     ("vector_states", "kernels/vector_states.py.jinja"),
     ("vector_values", "kernels/vector_values.py.jinja"),
-    ("vector_gradients", "kernels/vector_gradients_levels.py.jinja"),
-    ("vector_gradients", "kernels/vector_gradients.py.jinja"),  # one kernel in two parts
-    ("vector_gradients", "kernels/vector_gradients_middle.py.jinja"),
+    ("vector_gradients", "kernels/vector_gradients_products.py.jinja"),
+    ("vector_gradients", "kernels/vector_gradients.py.jinja"),
     ("vector_gradients", "kernels/vector_gradients_launch.py.jinja"),
+    ("vector_gradients_strong", "kernels/vector_gradients_levels.py.jinja"),
+    ("vector_gradients_strong", "kernels/vector_gradients_strong.py.jinja"),
 )
 HELPERS = ("linear", "linear_host", "vector", "vector_middle", "vector_walk")
 
@@ -51,8 +55,8 @@ def plan_vector(
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
         return str(error)
-    calls = VectorCalls(roles, rows, epilogue)
     plan = plan_vector_kernels(roles, rows, epilogue)
+    calls = VectorCalls(roles, rows, epilogue, plan.signed)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]
     small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
@@ -63,13 +67,14 @@ def plan_vector(
     backward = f"gradients = _vector_backward({call}, {', '.join(calls.cotangents)}, kept)"
     shared = [name for name in universal.helpers if name != "arithmetic"]
     steps = "" if recurrence.reverse else "decode steps, and "
+    steps += "fp16, for gates may be above 0, and " if plan.signed else ""
     fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
     return SchedulePlan(
         name="vector",
         helpers=("arithmetic", *shared, *HELPERS),
         kernels=(*parts, *universal.kernels),
-        forward_call=choice("_vector_fits(sizes)", forward, universal.forward_call),
-        backward_call=choice("_vector_fits(sizes)", backward, universal.backward_call),
+        forward_call=choice(calls.fits, forward, universal.forward_call),
+        backward_call=choice(calls.fits, backward, universal.backward_call),
         spaces=(*_spaces(gpu), *row_spaces(small), *universal.spaces),
         notes=universal.notes,
         fallback=f"The token-serial kernels take {fallback}.",
@@ -77,11 +82,14 @@ def plan_vector(
 
 
 def _spaces(gpu: Gpu) -> list[KernelSpace]:
-    channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4, 8))
+    # Where products are async, ptxas 12.8 gives operands of 32 bf16 channels wrong addresses: an
+    # H200 showed faults.
+    wide = has_async_products(gpu)
+    channels, warps = Knob("KI", (64,) if wide else (32, 64)), Knob("num_warps", (4, 8))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
-    registers = Knob("maxnreg", (0, 128, 168))
-    scores: Config = {"KI": 64, "maxnreg": 168 if has_async_products(gpu) else 0, "num_warps": 4}
+    registers = Knob("maxnreg", (0, 128, 168) if wide else (0,))
+    scores: Config = {"KI": 64, "maxnreg": 168 if wide else 0, "num_warps": 4}
     state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
@@ -89,6 +97,7 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     gradients: Config = {"KI": 64, "BV": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     return [
         KernelSpace("vector_scores", "fwd", (channels, registers, warps), scores),
+        strong_space("vector_scores_strong", "fwd", {"KI": 64, "num_warps": 4}),
         KernelSpace("vector_state", "fwd", (keys, values, walks, warps), state),
         KernelSpace("vector_output", "fwd", (keys, values, warps), output),
         KernelSpace("vector_states", "bwd", (keys, values, walks, warps), states),
@@ -96,4 +105,12 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
         KernelSpace(
             "vector_gradients", "bwd", (channels, values, registers, stages, warps), gradients
         ),
+        strong_space(
+            "vector_gradients_strong", "bwd", {"KI": 64, "BV": 64, "num_stages": 2, "num_warps": 4}
+        ),
     ]
+
+
+def strong_space(kernel: str, role: Literal["fwd", "bwd"], config: Config) -> KernelSpace:
+    """A kernel for strong decays has one configuration: what it is raced on need not have any."""
+    return KernelSpace(kernel, role, tuple(Knob(n, (v,)) for n, v in config.items()), config)

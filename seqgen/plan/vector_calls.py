@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from seqgen.plan.linear_calls import Calls
+from seqgen.plan.linear_epilogue import Epilogue
+from seqgen.plan.linear_roles import Roles
+from seqgen.plan.linear_rows import Rows
 
 
 class VectorCalls(Calls):
     """Writes the two functions that launch everything."""
+
+    def __init__(self, roles: Roles, rows: Rows, epilogue: Epilogue, signed: bool) -> None:
+        super().__init__(roles, rows, epilogue)
+        self.signed = signed
 
     @property
     def extra(self) -> str:
@@ -31,19 +38,28 @@ class VectorCalls(Calls):
         return self.operand(self.roles.tiles[2])
 
     @property
-    def scores_line(self) -> str:
-        call = f"launch_vector_scores({', '.join(self.tiles)}, {self.value}, {self.common})"
-        return f"{', '.join(self.prepared)} = {call}"
+    def fits(self) -> str:
+        """Whether the kernels serve a call, in the generated file."""
+        fits = "_vector_fits(sizes)"
+        return f"{self.io()}.dtype != torch.float16 and {fits}" if self.signed else fits
+
+    def scores_lines(self) -> list[str]:
+        tiles, results = ", ".join(self.tiles), ", ".join(self.prepared)
+        return [
+            f"{results} = launch_vector_scores({tiles}, {self.value}, {self.common})",
+            f"launch_vector_scores_strong({tiles}, {results}, {self.common})",
+        ]
 
     def kept_lines(self) -> list[str]:
         """Forward keeps what the scores kernel gives."""
         keep = f"    kept.extend(({', '.join(self.prepared)}))"
-        return [self.scores_line, "if kept is not None:", keep]
+        return [*self.scores_lines(), "if kept is not None:", keep]
 
     def prepared_lines(self) -> list[str]:
         """Rows in backward, and what is kept, or computed again."""
         taken = f"    {', '.join(self.prepared)} = kept"
-        return [*self.row_lines(), "if kept:", taken, "else:", f"    {self.scores_line}"]
+        again = [f"    {line}" for line in self.scores_lines()]
+        return [*self.row_lines(), "if kept:", taken, "else:", *again]
 
     def state_line(self, final: str) -> str:
         _, decayed_k, total, *_ = self.prepared
@@ -64,13 +80,14 @@ class VectorCalls(Calls):
     def backward(self) -> list[str]:
         final, d_read = f"d_{self.roles.state.name}_final", self.local("d_read")
         decayed_q, decayed_k, total, halves, scores = self.prepared
-        query, key, gate, *bonus = self.tiles
         d_query, d_key, d_value, d_gate = found = [
             self.local(f"d_{role.name}") for role in self.roles.tiles
         ]
         states, d_states = self.local("states"), self.local("d_states")
         d_scores = self.local("d_scores")
-        results = [d_query, d_key, d_gate, *([self.local("d_bonus")] if bonus else [])]
+        results = [d_query, d_key, d_gate, *([self.local("d_bonus")] if self.roles.bonus else [])]
+        given = f"{', '.join([*self.tiles, self.value])}, {d_read}, {halves}, {d_scores}, "
+        given += f"{states}, {d_states}"
         lines = [
             *self.prepared_lines(),
             *self.seed_lines(),
@@ -83,10 +100,8 @@ class VectorCalls(Calls):
             f"{d_value}, {d_scores} = launch_vector_values(",
             f"    {decayed_k}, {self.value}, {d_read}, {scores}, {d_states}, {self.common}",
             ")",
-            f"{', '.join(results)} = launch_vector_gradients(",
-            f"    {', '.join([query, key, self.value, gate, *bonus])}, {d_read}, {halves},",
-            f"    {d_scores}, {states}, {d_states}, {self.common}",
-            ")",
+            f"{', '.join(results)} = launch_vector_gradients({given}, {self.common})",
+            f"launch_vector_gradients_strong({given}, {', '.join(results)}, {self.common})",
             *self.rows_backward_lines(),
         ]
         return [*lines, "return (", *self.gradient_lines(found), ")"]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from seqgen.passes.ranges import bounds
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
-from seqgen.plan.linear_roles import Roles
+from seqgen.plan.linear_roles import Leaf, Roles
 from seqgen.plan.linear_rows import Rows
 from seqgen.plan.linear_tiles import lead_text, shape_comment
+from seqgen.plan.vector_operands import Lines, Operands, plan_operands
 
 
 @dataclass(frozen=True)
@@ -18,28 +19,36 @@ class VectorPlan:
 
     Attributes:
         base: what they share with the linear schedule.
-        gate: what the gate is, for a comment.
+        operands: query, key, gate and, if there is one, the bonus.
         strict: whether the state is read before the token's update.
-        diagonal: whether a token reads its own write.
-        own: whether that is beside the read of the state, which is before the update.
+        own: whether a token reads its own write beside the read of the state, before the update.
         until: Triton text: how a gate's row compares to rows that read the state it decays.
+        reads: Triton text: how a row compares to the rows whose writes it reads.
         nearest: how far apart the nearest rows are between which something decays.
         signed: whether gates may be above 0: nothing proves that they are not.
-        bonus: what weighs a token's own write, for a comment; "" if nothing does.
+        bonus: whether something weighs a token's own write.
+        own_score: Triton lines that add the scores of tokens' own writes over channels.
+        own_parameters: of own_weight behind q and k; ``own_arguments`` behind them.
+        own_note: what own_weight does besides, for its docstring.
         bonus_heads: launcher text: how many heads the bonus has in memory.
+        bonus_note: that its gradient is a result, for a docstring.
+        bonus_result: launcher text: that result.
     """
 
     base: LinearPlan
-    gate: str
+    operands: Operands
     strict: bool
-    diagonal: bool
     own: bool
     until: str
+    reads: str
     nearest: int
     signed: bool
-    bonus: str
+    bonus: bool
+    own_score: Lines
+    own_parameters: str
+    own_arguments: str
+    own_note: str
     bonus_heads: str
-    bonus_argument: str
     bonus_note: str
     bonus_result: str
 
@@ -47,18 +56,37 @@ class VectorPlan:
 def plan_vector_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> VectorPlan:
     """The plan of all large kernels."""
     bonus = roles.bonus
+    notes = dict(zip("qkg", (operand(roles.tiles[n]) for n in (0, 1, 3)), strict=True))
+    notes["g"] += ", natural logarithms"
+    own = roles.strict and roles.diagonal
     return VectorPlan(
         base=plan_kernels(roles, rows, epilogue),
-        gate=f"{operand(roles.tiles[3])}, natural logarithms",
+        operands=plan_operands(notes, [("bonus", _note(bonus))] if bonus else ()),
         strict=roles.strict,
-        diagonal=roles.diagonal,
-        own=roles.strict and roles.diagonal,
+        own=own,
         until="<" if roles.strict else "<=",
+        reads=">=" if roles.diagonal else ">",
         nearest=2 if roles.strict else 1,
         signed=bounds(roles.tiles[3].tile, roles.recurrence)[1] > 0.0,
-        bonus=f"{bonus.tensor.name} {shape_comment(bonus)}" if bonus else "",
+        bonus=bonus is not None,
+        own_score=_own_score(bonus) if own else (),
+        own_parameters=", bonus_ptr, d_bonus_ptr, r_k, K" if bonus else "",
+        own_arguments=", bonus_ptr, d_bonus_ptr + in_rows * K, r_k, K" if bonus else "",
+        own_note="; stores that of the bonus" if bonus else "",
         bonus_heads=lead_text(roles, bonus.lead) if bonus else "",
-        bonus_argument=" bonus," if bonus else "",
         bonus_note=", and of the bonus [1, chunks, H, K]" if bonus else "",
         bonus_result=", d_bonus" if bonus else "",
+    )
+
+
+def _note(bonus: Leaf) -> str:
+    return f"{bonus.tensor.name} {shape_comment(bonus)}"
+
+
+def _own_score(bonus: Leaf | None) -> Lines:
+    if bonus is None:
+        return ("own += tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)",)
+    return (
+        "bonus = tl.load(bonus_ptr + r_k, mask=r_k < K, other=0.0).to(tl.float32)",
+        "own += tl.sum(q.to(tl.float32) * k.to(tl.float32) * bonus[None, :], 1)",
     )

@@ -102,33 +102,43 @@ def from_middle(inside, until, before, high, low, TWO: tl.constexpr, PRECISION: 
 
 
 @triton.jit
-def half_sums(high, low, TWO: tl.constexpr):
-    """Sums of the gates of the first and of the last 32 rows, the smallest and the largest gate."""
+def bounded(e, needed, LIMIT: tl.constexpr, SIGNED: tl.constexpr):
+    """Exponents of factors, cut where they are too large for an operand.
+
+    If gates may be above 0 (SIGNED), only what belongs to pairs that are masked is cut.
+    """
+    cut = tl.minimum(e, LIMIT)
+    if SIGNED:
+        cut = tl.where(needed, e, cut)
+    return cut
+
+
+@triton.jit
+def levels_apart(high, low, TWO: tl.constexpr, LIMIT: tl.constexpr, SIGNED: tl.constexpr):
+    """Sums of the gates of the first and of the last 32 rows, in log2 units, and how often a chunk
+    is halved until no decay from the middle of a block to any of its rows exceeds the limit.
+
+    Gates have one sign: sums of whole halves bound the decay. Where nothing proves that (SIGNED),
+    a gate above 0 has all levels taken.
+    """
     g = high.to(tl.float32)
     if TWO:
         g += low.to(tl.float32)
     g *= 1.4426950408889634
-    first = tl.arange(0, 64)[:, None] < 32
-    sums = tl.sum(tl.where(first, g, 0.0), 0), tl.sum(tl.where(first, 0.0, g), 0)
-    return sums[0], sums[1], tl.min(tl.min(g, 1), 0), tl.max(tl.max(g, 1), 0)
-
-
-@triton.jit
-def levels_apart(first, last, smallest, largest, LIMIT: tl.constexpr, SIGNED: tl.constexpr):
-    """How often a chunk is halved until no decay from the middle of a block exceeds the limit.
-
-    Gates have one sign: the sums of whole halves, or h times the strongest gate, bound the decay.
-    Where nothing proves that (SIGNED), a gate above 0 has all levels taken.
-    """
-    levels = 1
-    for n in tl.static_range(1, 6):
-        levels += (smallest * (32 >> n) < -LIMIT).to(tl.int32)
-    levels = tl.where(tl.min(tl.minimum(first, last), 0) < -LIMIT, levels, 0)
+    grows = tl.max(tl.max(g, 1), 0) > 0.0
+    levels = (tl.min(tl.min(g, 1), 0) < -LIMIT).to(tl.int32)
+    for n in tl.static_range(0, 5):
+        g = tl.sum(tl.reshape(g, [32 >> n, 2, g.shape[1]]), 1)
+        levels += (tl.min(tl.min(g, 1), 0) < -LIMIT).to(tl.int32)
     if SIGNED:
-        levels = tl.where(largest > 0.0, 6, levels)
-    return levels
+        levels = tl.where(grows, 6, levels)
+    first, last = tl.split(tl.trans(g))
+    return first, last, levels
 
 
 def _decay_limit(dtype):
-    """The largest exponent of 2 on an operand: it must stay a normal number."""
-    return 6.0 if dtype == torch.float16 else 60.0
+    """The largest exponent of 2 on an operand: it must stay a normal number.
+
+    That masked pairs, with twice the exponent, overflow does no harm.
+    """
+    return 6.0 if dtype == torch.float16 else 100.0

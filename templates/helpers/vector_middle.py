@@ -39,18 +39,13 @@ def load_weights(weights_ptr, N: tl.constexpr):
 
 @triton.jit
 def half_decays(g, SIGNED: tl.constexpr, SIZE: tl.constexpr):
-    """Sums of the gates of the first and of the last 32 rows, in log2 units; -inf where a gate is
-    below -5.5.
+    """Sums of the gates of the first and of the last 32 rows, in log2 units.
 
-    Next to a stronger decay of one row, pairs of tokens that none separates would leave their
-    rounding errors in the gradient of the gate. Gates have one sign; where nothing proves that
-    (SIGNED), one above 0 makes a sum -inf.
+    Gates have one sign; where nothing proves that (SIGNED), one above 0 makes a sum -inf.
     """
     g = g.to(tl.float32)
-    moderate = g >= -5.5
     if SIGNED:
-        moderate = moderate & (g <= 0.0)
-    g = tl.where(moderate, g, float("-inf"))
+        g = tl.where(g <= 0.0, g, float("-inf"))
     sums = tl.sum(tl.reshape(g, [2, 32, SIZE]), 1) * 1.4426950408889634
     return tl.split(tl.trans(sums))
 
@@ -59,6 +54,17 @@ def half_decays(g, SIGNED: tl.constexpr, SIZE: tl.constexpr):
 def is_moderate(first, last, LIMIT: tl.constexpr):
     """Whether no decay from the middle of a chunk to any of its rows exceeds the limit."""
     return tl.min(tl.minimum(first, last), 0) >= -LIMIT
+
+
+@triton.jit
+def all_moderate(halves_ptr, in_rows, K: tl.constexpr, KI: tl.constexpr, LIMIT: tl.constexpr):
+    """Whether that holds for all channels of a chunk and head."""
+    least = 0.0
+    for start in tl.static_range(0, 2 * K, KI):
+        r = start + tl.arange(0, KI)
+        halves = tl.load(halves_ptr + in_rows * (2 * K) + r, mask=r < 2 * K, other=0.0)
+        least = tl.minimum(least, tl.min(halves, 0))
+    return least >= -LIMIT
 
 
 @triton.jit

@@ -1,0 +1,48 @@
+"""The tensors over the key axis that kernels of the vector schedules read, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Lines = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """How templates name them: queries, keys, gates and what else weighs the rows of a chunk.
+
+    Attributes:
+        names: launcher text: all of them.
+        parameters: of kernels that read them; ``heads`` of their numbers of heads.
+        offsets: Triton lines: pointers to the first row of the chunk.
+        arguments: launcher lines behind ``parameters``; ``values`` behind ``heads``.
+    """
+
+    names: str
+    parameters: Lines
+    heads: Lines
+    offsets: Lines
+    arguments: Lines
+    values: Lines
+
+
+def plan_operands(rows: Mapping[str, str], others: Sequence[tuple[str, str]] = ()) -> Operands:
+    """Operands from what their comments say.
+
+    Args:
+        rows: by letter, tensors [B, T, heads, K].
+        others: names and comments of tensors that kernels place themselves.
+    """
+    names = [*rows, *(name for name, _ in others)]
+    notes = [*rows.items(), *others]
+    return Operands(
+        names=", ".join(names),
+        parameters=tuple(f"{name}_ptr,  # {note}" for name, note in notes),
+        heads=tuple(f"H{x.upper()}: tl.constexpr," for x in rows),
+        offsets=tuple(
+            f"{x}_ptr += (first * H{x.upper()} + h // (H // H{x.upper()})) * K" for x in rows
+        ),
+        arguments=tuple(f"{name}," for name in names),
+        values=tuple(f"H{x.upper()}={x}.shape[2]," for x in rows),
+    )
