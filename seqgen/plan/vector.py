@@ -89,15 +89,17 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
     registers = Knob("maxnreg", (0, 128, 168) if wide else (0,))
-    scores: Config = {"KI": 64, "maxnreg": 168 if wide else 0, "num_warps": 4}
+    block = 64 if wide else 32
+    scores: Config = {"KI": block, "maxnreg": 168 if wide else 0, "num_warps": 4}
     state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": 64, "BV": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
+    gradients: Config = {"KI": block, "BV": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
+    strong: Config = {"KI": block, "BV": 64, "num_stages": 2, "num_warps": 4}
     return [
         KernelSpace("vector_scores", "fwd", (channels, registers, warps), scores),
-        strong_space("vector_scores_strong", "fwd", {"KI": 64, "num_warps": 4}),
+        strong_space("vector_scores_strong", "fwd", {"KI": block, "num_warps": 4}),
         KernelSpace("vector_state", "fwd", (keys, values, walks, warps), state),
         KernelSpace("vector_output", "fwd", (keys, values, warps), output),
         KernelSpace("vector_states", "bwd", (keys, values, walks, warps), states),
@@ -105,9 +107,7 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
         KernelSpace(
             "vector_gradients", "bwd", (channels, values, registers, stages, warps), gradients
         ),
-        strong_space(
-            "vector_gradients_strong", "bwd", {"KI": 64, "BV": 64, "num_stages": 2, "num_warps": 4}
-        ),
+        strong_space("vector_gradients_strong", "bwd", strong),
     ]
 
 

@@ -17,21 +17,21 @@ from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
+from seqgen.plan.vector import strong_space
 from seqgen.plan.vector_delta_calls import VectorDeltaCalls
 from seqgen.plan.vector_delta_kernels import plan_vector_delta_kernels
 from seqgen.plan.vector_delta_roles import find_erase_roles
 
 LARGE = (
-    ("vector_delta_scores", ("scores_levels", "scores", "scores_launch")),
+    ("vector_delta_scores", ("scores", "scores_launch")),
+    ("vector_delta_scores_strong", ("scores_levels", "scores_strong")),
     ("vector_delta_solve", ("solve",)),
     ("vector_delta_state", ("state",)),
     ("vector_delta_output", ("output",)),
     ("vector_delta_states", ("states",)),
     ("vector_delta_values", ("values",)),
-    (
-        "vector_delta_gradients",
-        ("gradients_levels", "gradients", "gradients_near", "gradients_launch"),
-    ),
+    ("vector_delta_gradients", ("gradients_products", "gradients", "gradients_launch")),
+    ("vector_delta_gradients_strong", ("gradients_levels", "gradients_strong")),
 )
 """Kernels with the templates of their parts."""
 
@@ -52,7 +52,7 @@ def plan_vector_delta(
     except NoFastFormError as error:
         return str(error)
     (component,) = structure.components
-    plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner == "D", gpu)
+    plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner != "D", gpu)
     calls = VectorDeltaCalls(roles, rows, epilogue, plan)
     parts = [
         KernelPart(name, f"kernels/vector_delta_{part}.py.jinja", plan)
@@ -69,6 +69,7 @@ def plan_vector_delta(
     shared = [name for name in universal.helpers if name != "arithmetic"]
     sums = ["linear_decay"] if plan.write else []
     steps = "" if recurrence.reverse else "decode steps, and "
+    steps += "fp16, for gates may be above 0, and " if plan.signed else ""
     fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
     return SchedulePlan(
         name="vector_delta",
@@ -84,22 +85,25 @@ def plan_vector_delta(
 
 
 def _spaces(gpu: Gpu) -> list[KernelSpace]:
-    channels, warps = Knob("KI", (32, 64)), Knob("num_warps", (4,))
+    hopper = has_async_products(gpu)
+    # As in the vector schedule: no products with 32 channels there.
+    channels, warps = Knob("KI", (64,) if hopper else (32, 64)), Knob("num_warps", (4,))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     columns, walks = Knob("BV", (16, 32, 64)), Knob("num_stages", (2, 3))
     stages = Knob("num_stages", (1, 2, 3))
-    registers = Knob("maxnreg", (0, 168))
-    hopper = has_async_products(gpu)
+    registers = Knob("maxnreg", (0, 168) if hopper else (0,))
     limit = 168 if hopper else 0  # three programs at a time
     scores: Config = {"KI": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     solve: Config = {"BK": 64, "BV": 64, "maxnreg": limit, "num_warps": 4}
     state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
     states: Config = {"BV": 64 if hopper else 32, "num_stages": 2, "num_warps": 4}
     output: Config = {"BK": 128, "BV": 128, "num_warps": 4}
-    of_values: Config = {"BK": 64, "BV": 64, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": 32, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
+    of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
+    gradients: Config = {"KI": 64, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
+    strong: Config = {"KI": 64, "num_stages": 2, "num_warps": 4}
     return [
         KernelSpace("vector_delta_scores", "fwd", (channels, registers, stages, warps), scores),
+        strong_space("vector_delta_scores_strong", "fwd", strong),
         KernelSpace("vector_delta_solve", "fwd", (keys, values, registers, warps), solve),
         KernelSpace("vector_delta_state", "fwd", (columns, walks, warps), state),
         KernelSpace("vector_delta_output", "fwd", (keys, values, warps), output),
@@ -108,4 +112,5 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
         KernelSpace(
             "vector_delta_gradients", "bwd", (channels, values, registers, stages, warps), gradients
         ),
+        strong_space("vector_delta_gradients_strong", "bwd", {**strong, "BV": 64}),
     ]

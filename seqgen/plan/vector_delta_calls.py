@@ -38,7 +38,8 @@ class VectorDeltaCalls(Calls):
     @property
     def fits(self) -> str:
         """Whether the kernels serve a call, in the generated file."""
-        return f"_vector_delta_fits(sizes, {self.io()}.dtype)"
+        fits = f"_vector_delta_fits(sizes, {self.io()}.dtype)"
+        return f"{self.io()}.dtype != torch.float16 and {fits}" if self.kernels.signed else fits
 
     @property
     def extra(self) -> str:
@@ -84,10 +85,10 @@ class VectorDeltaCalls(Calls):
         decayed = [self.texts("decayed_q", "w", "decayed_b"), *self.only_own("decayed_k")]
         scores = [self.texts("halves", "total", "ab", "qb"), *self.only_own("qk", "ak")]
         arguments = [self.local("ab"), *self.only_own("ak"), self.value, self.local("w")]
+        operands, results = ", ".join(self.operands), ", ".join([*decayed, *scores])
         return [
-            f"{', '.join([*decayed, *scores])} = launch_vector_delta_scores(",
-            f"    {', '.join(self.operands)}, {self.value}, {self.common}",
-            ")",
+            f"{results} = launch_vector_delta_scores({operands}, {self.value}, {self.common})",
+            f"launch_vector_delta_scores_strong({operands}, {results}, {self.common})",
             f"{self.texts('inverse', 'z')} = launch_vector_delta_solve(",
             f"    {', '.join(arguments)}, {self.common}",
             ")",
@@ -126,6 +127,9 @@ class VectorDeltaCalls(Calls):
         own = [value] if self.own else []
         sums = [self.local("sums")] if self.weight else []
         found = ", ".join(([d_value] if self.own else []) + [d_z])
+        given = ", ".join([*self.operands, *own, self.texts("added", "d_read"), d_z])
+        given += f", {self.texts('halves', 'd_scores', 'states', 'd_states')}"
+        results = ", ".join([*d_rows, d_gate, *sums])
         chunks, *rows = self.row_lines()
         again = [f"    {line}" for line in (*rows, *self.prepared_lines())]
         lines = [
@@ -147,10 +151,8 @@ class VectorDeltaCalls(Calls):
             f"{found}, {self.local('d_scores')} = launch_vector_delta_values(",
             f"    {', '.join(values)}, {self.common}",
             ")",
-            f"{', '.join([*d_rows, d_gate, *sums])} = launch_vector_delta_gradients(",
-            f"    {', '.join([*self.operands, *own])}, {self.texts('added', 'd_read')}, {d_z},",
-            f"    {self.texts('halves', 'd_scores', 'states', 'd_states')}, {self.common}",
-            ")",
+            f"{results} = launch_vector_delta_gradients({given}, {self.common})",
+            f"launch_vector_delta_gradients_strong({given}, ({results}), {self.common})",
             *self.rows_backward_lines(),
         ]
         return [*lines, "return (", *self.gradient_lines(tiles), ")"]

@@ -11,8 +11,15 @@ from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
 from seqgen.plan.linear_roles import Role, Roles
 from seqgen.plan.linear_rows import Rows
+from seqgen.plan.vector_operands import Lines, Operands, plan_operands
 
-Lines = tuple[str, ...]
+DECAYED = (
+    "decayed_q_ptr,  # [B, T, H, K], scale q e^prefix",
+    "decayed_a_ptr,  # [B, T, H, K], a e^prefix",
+    "decayed_b_ptr,  # [B, T, H, K], b e^suffix",
+    "decayed_k_ptr,  # [B, T, H, K], k e^suffix",
+)
+"""What the first kernel makes of the rows; the last only where values have keys of their own."""
 
 LETTERS = {"query": "q", "erase_key": "a", "put": "b", "key": "k"}
 """How kernels call the rows over the key axis."""
@@ -24,55 +31,74 @@ class VectorDeltaPlan:
 
     Attributes:
         base: what they share with the linear schedule.
+        operands: the tensors over the key axis, the gates and the weight of keys.
         own: whether values are written with keys of their own, not with those of the erase.
-        decayed: whether the erase reads the state after its decay.
+        before: whether the erase reads the state before its decay.
         until: Triton text: how a gate's row compares to rows whose erase reads what it decays.
         nearest: how far apart the nearest rows are that have a gate between them for the erase.
         signed: whether gates may be above 0: nothing proves that they are not.
         write: whether there is a weight of the keys that are written with.
-        matrices: how many matrices of scores there are.
-        names: launcher text: the tensors over the key axis, the gates and the weight.
-        parameters: of kernels that read these tensors; ``heads`` of their numbers of heads.
-        offsets: Triton lines: pointers to the first row of the chunk.
+        decayed: names of the decayed rows; ``decayed_rows`` as parameters of a kernel,
+            ``decayed_parameters`` and ``decayed_pointers`` of a function and what it gets.
+        scores: names of the matrices of scores, with ``score_dtypes`` and ``score_parameters``.
+        matrices: how many matrices of scores there are; ``matrices_note`` which.
         loads: Triton lines: tiles of q, a, b and, if ``own``, k; ``level_loads`` likewise, in
             functions that get ``pointers`` and ``strides`` as ``stride_parameters``.
-        arguments: launcher lines behind ``parameters``; ``values`` behind ``heads``.
+        gradients: names of the gradients of rows.
         results: parameters for gradients of the tensors over the key axis.
         result_note: what these are, for a docstring.
         early: Triton lines that store the gradient of a, if it has one of its own.
         ends: Triton lines that store the gradients of b and k.
-        scores: names of the matrices of scores.
-        level_results: names of the gradients that level_gradients takes and gives.
+        v_argument: launcher text: the values, where they have keys of their own; Triton text:
+            ``v_pointer``, ``v_stride`` and ``v_stride_parameter``.
+        ak_argument: launcher text: what else there is then, as are ``qk_arguments`` of the
+            output and ``key_arguments`` of the gradients of values.
+        v_result: launcher text: the gradient of the values, where it is one of its own.
+        z_source: what the solve makes Z of, for a comment; ``z_note`` what its gradient is.
+        gate_note: on which rows the decay of a token acts, for a comment.
         result_dtype: of the output.
         shared_bytes: how much shared memory a program may have.
         wide: columns of a walk that loads nothing ahead.
     """
 
     base: LinearPlan
+    operands: Operands
     own: bool
-    decayed: bool
+    before: bool
     until: str
     nearest: int
     signed: bool
     write: bool
+    decayed: str
+    decayed_rows: Lines
+    decayed_parameters: str
+    decayed_pointers: str
+    scores: str
+    score_dtypes: str
+    score_parameters: Lines
     matrices: int
-    names: str
-    parameters: Lines
-    heads: Lines
-    offsets: Lines
+    matrices_note: str
     loads: Lines
     level_loads: Lines
     pointers: str
     strides: str
     stride_parameters: str
-    arguments: Lines
-    values: Lines
+    gradients: str
     results: Lines
     result_note: str
     early: Lines
     ends: Lines
-    scores: Lines
-    level_results: Lines
+    v_argument: str
+    v_pointer: str
+    v_stride: str
+    v_stride_parameter: str
+    ak_argument: str
+    qk_arguments: str
+    key_arguments: str
+    v_result: str
+    z_source: str
+    z_note: str
+    gate_note: str
     result_dtype: str
     shared_bytes: int
     wide: int
@@ -85,47 +111,62 @@ def rows_of(roles: Roles) -> dict[str, Role]:
 
 
 def plan_vector_delta_kernels(
-    roles: Roles, rows: Rows, epilogue: Epilogue, decayed: bool, gpu: Gpu
+    roles: Roles, rows: Rows, epilogue: Epilogue, before: bool, gpu: Gpu
 ) -> VectorDeltaPlan:
-    """The plan of all large kernels."""
+    """The plan of all large kernels; ``before`` as in it."""
     base = plan_kernels(roles, rows, epilogue)
     found = rows_of(roles)
     shared, write = "a" not in found, roles.write is not None
     own = not shared and "k" in found
     gate = roles.tiles[3]
-    every = {**found, "g": gate}
-    notes = {letter: operand(role) for letter, role in every.items()}
+    notes = {letter: operand(role) for letter, role in {**found, "g": gate}.items()}
     notes["g"] += ", natural logarithms"
-    letters = list(every)
-    weight = ["write_ptr,  # [chunks, H, 64], weight of each key"] * write
+    weight = [("write", "[chunks, H, 64], weight of each key")] * write
+    decayed = ("decayed_q", "decayed_a", "decayed_b", *(["decayed_k"] * own))
+    scores = ("ab", "qb", *(("qk", "ak") if own else ()))
+    gradients = ("d_q", "d_a", "d_b", *(["d_k"] * own))
     return VectorDeltaPlan(
         base=base,
+        operands=plan_operands(notes, weight),
         own=own,
-        decayed=decayed,
-        until="<=" if decayed else "<",
-        nearest=1 if decayed else 2,
+        before=before,
+        until="<" if before else "<=",
+        nearest=2 if before else 1,
         signed=bounds(gate.tile, roles.recurrence)[1] > 0.0,
         write=write,
-        matrices=4 if own else 2,
-        names=", ".join([*letters, *["write"] * write]),
-        parameters=(*(f"{x}_ptr,  # {notes[x]}" for x in letters), *weight),
-        heads=tuple(f"H{x.upper()}: tl.constexpr," for x in letters),
-        offsets=tuple(
-            f"{x}_ptr += (first * H{x.upper()} + h // (H // H{x.upper()})) * K" for x in letters
+        decayed=", ".join(decayed),
+        decayed_rows=DECAYED if own else DECAYED[:-1],
+        decayed_parameters=", ".join(f"{name}_ptr" for name in decayed),
+        decayed_pointers=", ".join(f"{name}_ptr + at" for name in decayed),
+        scores=", ".join(scores),
+        score_dtypes=", ".join(["torch.float32", *["io.dtype"] * (len(scores) - 1)]),
+        score_parameters=(
+            "ab_ptr,  # [chunks, H, 64, 64], fp32, as all of these with the decay between two rows",
+            *(f"{name}_ptr,  # [chunks, H, 64, 64]" for name in scores[1:]),
         ),
+        matrices=len(scores),
+        matrices_note="qb, ab, qk, ak" if own else "qb, ab",
         loads=_loads({x: f"H{x.upper()} * K" for x in found}, shared, write),
         level_loads=_loads({x: f"STRIDE_{x.upper()}" for x in found}, shared, write),
         pointers=", ".join([*(f"{x}_ptr" for x in found), *["write"] * write]),
         strides=", ".join(f"H{x.upper()} * K" for x in found),
         stride_parameters=", ".join(f"STRIDE_{x.upper()}: tl.constexpr" for x in found),
-        arguments=tuple(f"{x}," for x in (*letters, *["write"] * write)),
-        values=tuple(f"H{x.upper()}={x}.shape[2]," for x in letters),
+        gradients=", ".join(gradients),
         results=tuple(f"d_{x}_ptr,  # [B, T, H, K]" for x in found),
         result_note=f"{', '.join(found)} and log-decays [B, T, H, K]",
         early=(_store("a"),) if not shared else (),
         ends=_ends(list(found), shared, write),
-        scores=("qb", "ab", *(("qk", "ak") if own else ())),
-        level_results=("d_q", "d_a", "d_b", *(("d_k",) if own else ())),
+        v_argument=" v," * own,
+        v_pointer=" v_ptr," * own,
+        v_stride="HV * V, " * own,
+        v_stride_parameter="STRIDE_V: tl.constexpr, " * own,
+        ak_argument=" ak," * own,
+        qk_arguments=" v, qk," * own,
+        key_arguments=" v, decayed_k, qk, ak, d_states," * own,
+        v_result="d_v, " * own,
+        z_source="ak v" if own else "v",
+        z_note="" if own else ", and of the values",
+        gate_note="m <= i, for erases m < i" if before else "m <= i",
         result_dtype=base.result_dtype.replace("v.dtype", "added.dtype"),
         shared_bytes=gpu.smem_optin,
         # With one stage Triton 3.6 gives narrow tiles wrong addresses where products are async.
