@@ -23,18 +23,21 @@ from seqgen.plan.vector_delta_kernels import plan_vector_delta_kernels
 from seqgen.plan.vector_delta_roles import find_erase_roles
 
 LARGE = (
-    ("vector_delta_scores", ("scores", "scores_launch")),
-    ("vector_delta_scores_strong", ("scores_levels", "scores_strong")),
-    ("vector_delta_solve", ("solve",)),
-    ("vector_delta_state", ("state",)),
-    ("vector_delta_output", ("output",)),
-    ("vector_delta_states", ("states",)),
-    ("vector_delta_values", ("values",)),
-    ("vector_delta_gradients", ("gradients_products", "gradients", "gradients_launch")),
-    ("vector_delta_gradients_strong", ("gradients_levels", "gradients_strong")),
+    ("vector_delta_scores", "kernels/vector_delta_scores.py.jinja"),
+    ("vector_delta_scores", "kernels/vector_delta_scores_launch.py.jinja"),
+    ("vector_delta_scores_strong", "kernels/vector_delta_scores_levels.py.jinja"),
+    ("vector_delta_scores_strong", "kernels/vector_delta_scores_strong.py.jinja"),
+    ("vector_delta_solve", "kernels/vector_delta_solve.py.jinja"),
+    ("vector_delta_state", "kernels/vector_delta_state.py.jinja"),
+    ("vector_delta_output", "kernels/vector_delta_output.py.jinja"),
+    ("vector_delta_states", "kernels/vector_delta_states.py.jinja"),
+    ("vector_delta_values", "kernels/vector_delta_values.py.jinja"),
+    ("vector_delta_gradients", "kernels/vector_delta_gradients_products.py.jinja"),
+    ("vector_delta_gradients", "kernels/vector_delta_gradients.py.jinja"),
+    ("vector_delta_gradients", "kernels/vector_delta_gradients_launch.py.jinja"),
+    ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_levels.py.jinja"),
+    ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_strong.py.jinja"),
 )
-"""Kernels with the templates of their parts."""
-
 HELPERS = ("linear", "linear_host", "vector", "vector_middle", "delta_solve", "vector_delta")
 
 
@@ -54,11 +57,7 @@ def plan_vector_delta(
     (component,) = structure.components
     plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner != "D", gpu)
     calls = VectorDeltaCalls(roles, rows, epilogue, plan)
-    parts = [
-        KernelPart(name, f"kernels/vector_delta_{part}.py.jinja", plan)
-        for name, templates in LARGE
-        for part in templates
-    ]
+    parts = [KernelPart(name, template, plan) for name, template in LARGE]
     small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
     parts.append(KernelPart("vector_delta", "kernels/vector_delta_calls.py.jinja", calls.plan()))
@@ -96,7 +95,7 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     scores: Config = {"KI": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     solve: Config = {"BK": 64, "BV": 64, "maxnreg": limit, "num_warps": 4}
     state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
-    states: Config = {"BV": 64 if hopper else 32, "num_stages": 2, "num_warps": 4}
+    states: Config = {"BV": 32, "num_stages": 3 if hopper else 2, "num_warps": 4}
     output: Config = {"BK": 128, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
     gradients: Config = {"KI": 64, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}

@@ -13,7 +13,8 @@ from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
 from seqgen.spec.loader import parse_spec
-from tests.interpreted.operators import check_chunkwise, example
+from tests.interpreted.operators import SIZES, build, check_chunkwise, example
+from tests.reference.samples import draw
 
 SMALL = {"K": 16, "V": 16}
 
@@ -102,6 +103,31 @@ def test_gates_above_zero(tmp_path):
     noise = torch.randn((1, 130, 2, 16), generator=torch.Generator().manual_seed(3))
     for scale in (0.1, 1.0):
         check(op, tmp_path, 130, 1, tensors={"g": scale * noise.double()}, sizes=SMALL)
+
+
+GROWING = """
+    inputs: {q: [H, K], k: [H, K], v: [H, V], g: [H, K]}
+    state: {S: [H, K, V]}
+    update: ["S = exp(g) * S + k * v"]
+    output: {o: "sum(q * S, K)"}
+"""
+
+
+def test_growth_beyond_what_an_operand_may_have(tmp_path):
+    """From the middle of the chunk 2^110: cut at the limit of masked pairs, it would be wrong."""
+    rise = torch.full((1, 32, 2, 16), 2.4, dtype=torch.float64)
+    g = torch.cat((rise, -rise, rise[:, :6]), 1)
+    check(spec(GROWING), tmp_path, 70, 1, tensors={"g": g}, sizes=SMALL, initial=False)
+
+
+def test_fp16_goes_token_by_token_where_gates_may_grow():
+    op = spec(GROWING)
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
+    assert "fp16, for gates may be above 0" in schedule.fallback
+    assert "q.dtype != torch.float16 and _vector_fits(sizes)" in str(schedule.forward_call)
+    gla = example("gla")
+    plain = choose_schedule(gla, analyse(gla), find_gpu("h200"))
+    assert "float16" not in f"{plain.forward_call}{plain.fallback}"
 
 
 def test_odd_extents_in_blocks_of_their_own(tmp_path):

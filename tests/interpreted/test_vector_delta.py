@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import textwrap
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -12,12 +12,9 @@ from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
-from seqgen.spec.loader import load_spec, parse_spec
-from tests.interpreted.operators import build, compare
-from tests.reference.samples import draw, draw_states
+from seqgen.spec.loader import parse_spec
+from tests.interpreted.operators import check_chunkwise, example
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SIZES = {"H": 2, "HV": 2, "K": 20, "V": 24}
 SMALL = {"K": 16, "V": 16}
 ONE_HEAD = {"H": 1, "HV": 1, **SMALL}
 KDA = """
@@ -34,33 +31,13 @@ KDA = """
 """
 
 
-def example(name):
-    return lower(load_spec(EXAMPLES / f"{name}.yaml"))
-
-
 def spec(text, name="odd"):
     axes = "{K: 16, V: 16, HV: {groups_of: H}}" if "HV" in text else "{K: 16, V: 16}"
     text = f"operator: {name}\naxes: {axes}\n{textwrap.dedent(text)}"
     return lower(parse_spec(text, f"{name}.yaml"))
 
 
-def check(
-    op, folder, length=70, batch=2, borders=None, sizes=None, limit=1e-4, limits=None, **options
-):
-    """Compare everything with the truth at small sizes; the schedule must be the chunkwise one."""
-    sizes = {axis.name: {**SIZES, **(sizes or {})}[axis.name] for axis in op.axes}
-    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
-    assert schedule.name == "vector_delta", schedule.notes
-    tensors = draw(op, batch, length, sizes=sizes, absent=options.pop("absent", ()))
-    tensors.update(options.pop("tensors", {}))
-    count = batch if borders is None else len(borders) - 1
-    states = draw_states(op, count, sizes=sizes) if options.pop("initial", True) else {}
-    cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
-    seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
-    module = build(op, schedule, folder, **{"num_warps": 4, **options})
-    # Narrow tiles go token by token on a GPU; here they keep the interpreter quick.
-    module._vector_delta_fits = lambda sizes, dtype: sizes["T"] >= 16
-    return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)
+check = partial(check_chunkwise, "vector_delta")
 
 
 @pytest.mark.parametrize("name", ["kda", "rwkv7", "dplr", "iplr", "comba", "gdn2"])
@@ -240,3 +217,14 @@ def test_what_is_not_covered_says_why(update, reason):
     assert schedule.name == "recurrent"
     advice = "that has no chunkwise schedule yet. The operator runs token by token."
     assert schedule.notes[-1] == f"{reason}: {advice}"
+
+
+def test_growth_beyond_what_an_operand_may_have(tmp_path):
+    """From the middle of the chunk 2^110: cut at the limit of masked pairs, it would be wrong."""
+    rise = torch.full((1, 32, 1, 16), 2.4, dtype=torch.float64)
+    g = torch.cat((rise, -rise, rise[:, :6]), 1)
+    op = spec(KDA.replace("{axes: [H, K], range: [-.inf, 0]}", "[H, K]"))
+    check(op, tmp_path, 70, 1, tensors={"g": g}, sizes=ONE_HEAD, initial=False)
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
+    assert "fp16, for gates may be above 0" in schedule.fallback
+    assert "q.dtype != torch.float16 and _vector_delta_fits" in str(schedule.forward_call)
