@@ -23,7 +23,7 @@ class VectorCalls(Calls):
     @property
     def prepared(self) -> list[str]:
         """Results of the scores kernel: tiles of queries and keys, decays of chunks, scores."""
-        names = ("decayed_q", "decayed_k", "total", "halves", "scores")
+        names = ("decayed_q", "decayed_k", "total", "halves", "strong", "scores")
         return [self.local(name) for name in names]
 
     @property
@@ -79,14 +79,16 @@ class VectorCalls(Calls):
 
     def backward(self) -> list[str]:
         final, d_read = f"d_{self.roles.state.name}_final", self.local("d_read")
-        decayed_q, decayed_k, total, halves, scores = self.prepared
+        decayed_q, decayed_k, total, halves, strong, scores = self.prepared
         d_query, d_key, d_value, d_gate = found = [
             self.local(f"d_{role.name}") for role in self.roles.tiles
         ]
         states, d_states = self.local("states"), self.local("d_states")
         d_scores = self.local("d_scores")
         results = [d_query, d_key, d_gate, *([self.local("d_bonus")] if self.roles.bonus else [])]
-        given = f"{', '.join([*self.tiles, self.value])}, {d_read}, {halves}, {d_scores}, "
+        given = (
+            f"{', '.join([*self.tiles, self.value])}, {d_read}, {halves}, {strong}, {d_scores}, "
+        )
         given += f"{states}, {d_states}"
         lines = [
             *self.prepared_lines(),

@@ -76,14 +76,14 @@ class VectorDeltaCalls(Calls):
     @property
     def kept(self) -> list[str]:
         """What forward keeps for backward: whatever no state enters."""
-        names = ["decayed_q", "w", "decayed_b", "halves", "total", "qb", "inverse", "z"]
+        names = ["decayed_q", "w", "decayed_b", "halves", "strong", "total", "qb", "inverse", "z"]
         computed = [self.operand(role) for role in self.rows.computed]
         own = self.only_own("decayed_k", "qk", "ak")
         return [*self.weight, *computed, *(self.local(n) for n in names), *own]
 
     def prepared_lines(self) -> list[str]:
         decayed = [self.texts("decayed_q", "w", "decayed_b"), *self.only_own("decayed_k")]
-        scores = [self.texts("halves", "total", "ab", "qb"), *self.only_own("qk", "ak")]
+        scores = [self.texts("halves", "strong", "total", "ab", "qb"), *self.only_own("qk", "ak")]
         arguments = [self.local("ab"), *self.only_own("ak"), self.value, self.local("w")]
         operands, results = ", ".join(self.operands), ", ".join([*decayed, *scores])
         return [
@@ -128,7 +128,7 @@ class VectorDeltaCalls(Calls):
         sums = [self.local("sums")] if self.weight else []
         found = ", ".join(([d_value] if self.own else []) + [d_z])
         given = ", ".join([*self.operands, *own, self.texts("added", "d_read"), d_z])
-        given += f", {self.texts('halves', 'd_scores', 'states', 'd_states')}"
+        given += f", {self.texts('halves', 'strong', 'd_scores', 'states', 'd_states')}"
         results = ", ".join([*d_rows, d_gate, *sums])
         chunks, *rows = self.row_lines()
         again = [f"    {line}" for line in (*rows, *self.prepared_lines())]

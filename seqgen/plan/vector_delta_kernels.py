@@ -11,7 +11,7 @@ from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
 from seqgen.plan.linear_roles import Role, Roles
 from seqgen.plan.linear_rows import Rows
-from seqgen.plan.vector_operands import Lines, Operands, plan_operands
+from seqgen.plan.vector_operands import Lines, Operands, first_row, plan_operands, row_tile
 
 DECAYED = (
     "decayed_q_ptr,  # [B, T, H, K], scale q e^prefix",
@@ -44,6 +44,8 @@ class VectorDeltaPlan:
         matrices: how many matrices of scores there are; ``matrices_note`` which.
         loads: Triton lines: tiles of q, a, b and, if ``own``, k; ``level_loads`` likewise, in
             functions that get ``pointers`` and ``strides`` as ``stride_parameters``.
+        moved: Triton text: pointers to the first rows of the chunk, ``moved_loads`` their tiles,
+            ``gate_offset`` where the gates have it, ``v_moved`` the values.
         gradients: names of the gradients of rows.
         results: parameters for gradients of the tensors over the key axis.
         result_note: what these are, for a docstring.
@@ -83,6 +85,10 @@ class VectorDeltaPlan:
     pointers: str
     strides: str
     stride_parameters: str
+    moved: str
+    moved_loads: Lines
+    gate_offset: str
+    v_moved: str
     gradients: str
     results: Lines
     result_note: str
@@ -151,6 +157,10 @@ def plan_vector_delta_kernels(
         pointers=", ".join([*(f"{x}_ptr" for x in found), *["write"] * write]),
         strides=", ".join(f"H{x.upper()} * K" for x in found),
         stride_parameters=", ".join(f"STRIDE_{x.upper()}: tl.constexpr" for x in found),
+        moved=", ".join([*(f"{x}_ptr + {first_row(x)}" for x in found), *["write"] * write]),
+        moved_loads=_loads({x: f"H{x.upper()} * K" for x in found}, shared, write, moved=True),
+        gate_offset=first_row("g"),
+        v_moved=" v_ptr + (first * HV + h // (H // HV)) * V," * own,
         gradients=", ".join(gradients),
         results=tuple(f"d_{x}_ptr,  # [B, T, H, K]" for x in found),
         result_note=f"{', '.join(found)} and log-decays [B, T, H, K]",
@@ -174,11 +184,8 @@ def plan_vector_delta_kernels(
     )
 
 
-def _loads(strides: dict[str, str], shared: bool, write: bool) -> Lines:
-    lines = [
-        f"{x} = load_rows({x}_ptr, rows, valid, r_k, {stride}, K, EXACT)"
-        for x, stride in strides.items()
-    ]
+def _loads(strides: dict[str, str], shared: bool, write: bool, moved: bool = False) -> Lines:
+    lines = [row_tile(x, stride, moved) for x, stride in strides.items()]
     if shared:
         weight = " * write[:, None]" if write else ""
         lines += ["a = -k.to(tl.float32)", f"b = k.to(tl.float32){weight}"]
@@ -194,7 +201,7 @@ def _ends(letters: list[str], shared: bool, write: bool) -> Lines:
     if shared:
         if write:
             lines += [
-                "in_sums = (pid % NK).to(tl.int64) * PLANE + in_rows * 64 + i",
+                "in_sums = block.to(tl.int64) * PLANE + in_rows * 64 + i",
                 "tl.store(sums_ptr + in_sums, tl.sum(d_b * k.to(tl.float32), 1))",
                 "d_b = d_b * write[:, None]",
             ]

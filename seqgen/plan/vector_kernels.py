@@ -10,7 +10,10 @@ from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
 from seqgen.plan.linear_roles import Leaf, Roles
 from seqgen.plan.linear_rows import Rows
 from seqgen.plan.linear_tiles import lead_text, shape_comment
-from seqgen.plan.vector_operands import Lines, Operands, plan_operands
+from seqgen.plan.vector_operands import Lines, Operands, first_row, plan_operands, row_tile
+
+BONUS = "bonus_ptr + h // (H // HU) * K"
+"""Triton text: where the bonus of a head lies."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class VectorPlan:
         bonus: whether something weighs a token's own write.
         own_score: Triton lines that add the scores of tokens' own writes over channels.
         own_parameters: of own_weight behind q and k; ``own_arguments`` behind them.
+        moved: Triton text: pointers to the first rows of q and k, ``moved_loads`` their tiles,
+            ``gate_offset`` where the gates have it.
+        own_moved: as own_score, likewise; ``own_moved_arguments`` as own_arguments.
         own_note: what own_weight does besides, for its docstring.
         bonus_heads: launcher text: how many heads the bonus has in memory.
         bonus_note: that its gradient is a result, for a docstring.
@@ -47,6 +53,11 @@ class VectorPlan:
     own_score: Lines
     own_parameters: str
     own_arguments: str
+    moved: str
+    moved_loads: Lines
+    gate_offset: str
+    own_moved: Lines
+    own_moved_arguments: str
     own_note: str
     bonus_heads: str
     bonus_note: str
@@ -69,9 +80,14 @@ def plan_vector_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> VectorP
         nearest=2 if roles.strict else 1,
         signed=bounds(roles.tiles[3].tile, roles.recurrence)[1] > 0.0,
         bonus=bonus is not None,
-        own_score=_own_score(bonus) if own else (),
+        own_score=_own_score(bonus, "bonus_ptr") if own else (),
         own_parameters=", bonus_ptr, d_bonus_ptr, r_k, K" if bonus else "",
         own_arguments=", bonus_ptr, d_bonus_ptr + in_rows * K, r_k, K" if bonus else "",
+        moved=", ".join(f"{x}_ptr + {first_row(x)}" for x in "qk"),
+        moved_loads=tuple(row_tile(x, f"H{x.upper()} * K", moved=True) for x in "qk"),
+        gate_offset=first_row("g"),
+        own_moved=_own_score(bonus, BONUS) if own else (),
+        own_moved_arguments=f", {BONUS}, d_bonus_ptr + in_rows * K, r_k, K" if bonus else "",
         own_note="; stores that of the bonus" if bonus else "",
         bonus_heads=lead_text(roles, bonus.lead) if bonus else "",
         bonus_note=", and of the bonus [1, chunks, H, K]" if bonus else "",
@@ -83,10 +99,10 @@ def _note(bonus: Leaf) -> str:
     return f"{bonus.tensor.name} {shape_comment(bonus)}"
 
 
-def _own_score(bonus: Leaf | None) -> Lines:
+def _own_score(bonus: Leaf | None, pointer: str) -> Lines:
     if bonus is None:
         return ("own += tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)",)
     return (
-        "bonus = tl.load(bonus_ptr + r_k, mask=r_k < K, other=0.0).to(tl.float32)",
+        f"bonus = tl.load({pointer} + r_k, mask=r_k < K, other=0.0).to(tl.float32)",
         "own += tl.sum(q.to(tl.float32) * k.to(tl.float32) * bonus[None, :], 1)",
     )

@@ -27,6 +27,18 @@ class Operands:
     values: Lines
 
 
+def first_row(letter: str) -> str:
+    """Triton text: where a tensor has the first row of the chunk."""
+    heads = f"H{letter.upper()}"
+    return f"(first * {heads} + h // (H // {heads})) * K"
+
+
+def row_tile(letter: str, stride: str, moved: bool = False) -> str:
+    """A Triton line that loads the tile of a tensor, from its first row if the pointer is not."""
+    pointer = f"{letter}_ptr + {first_row(letter)}" if moved else f"{letter}_ptr"
+    return f"{letter} = load_rows({pointer}, rows, valid, r_k, {stride}, K, EXACT)"
+
+
 def plan_operands(rows: Mapping[str, str], others: Sequence[tuple[str, str]] = ()) -> Operands:
     """Operands from what their comments say.
 
@@ -40,9 +52,7 @@ def plan_operands(rows: Mapping[str, str], others: Sequence[tuple[str, str]] = (
         names=", ".join(names),
         parameters=tuple(f"{name}_ptr,  # {note}" for name, note in notes),
         heads=tuple(f"H{x.upper()}: tl.constexpr," for x in rows),
-        offsets=tuple(
-            f"{x}_ptr += (first * H{x.upper()} + h // (H // H{x.upper()})) * K" for x in rows
-        ),
+        offsets=tuple(f"{x}_ptr += {first_row(x)}" for x in rows),
         arguments=tuple(f"{name}," for name in names),
         values=tuple(f"H{x.upper()}={x}.shape[2]," for x in rows),
     )

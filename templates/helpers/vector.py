@@ -136,6 +136,11 @@ def levels_apart(high, low, TWO: tl.constexpr, LIMIT: tl.constexpr, SIGNED: tl.c
     return first, last, levels
 
 
+def _items_each(items):
+    """How many items a program looks through that does little for most of them."""
+    return _cdiv(items, 1024)  # noqa: F821
+
+
 def _decay_limit(dtype):
     """The largest exponent of 2 on an operand: it must stay a normal number.
 

@@ -57,17 +57,6 @@ def is_moderate(first, last, LIMIT: tl.constexpr):
 
 
 @triton.jit
-def all_moderate(halves_ptr, in_rows, K: tl.constexpr, KI: tl.constexpr, LIMIT: tl.constexpr):
-    """Whether that holds for all channels of a chunk and head."""
-    least = 0.0
-    for start in tl.static_range(0, 2 * K, KI):
-        r = start + tl.arange(0, KI)
-        halves = tl.load(halves_ptr + in_rows * (2 * K) + r, mask=r < 2 * K, other=0.0)
-        least = tl.minimum(least, tl.min(halves, 0))
-    return least >= -LIMIT
-
-
-@triton.jit
 def two_terms(g, TWO: tl.constexpr):
     """A tile as two operands of a dot whose sum it is; the second has no meaning unless TWO."""
     if TWO:
