@@ -76,17 +76,19 @@ def plan_vector_delta(
         kernels=(*parts, *universal.kernels),
         forward_call=choice(calls.fits, forward, universal.forward_call),
         backward_call=choice(calls.fits, backward, universal.backward_call),
-        spaces=(*_spaces(gpu), *row_spaces(small), *universal.spaces),
+        spaces=(*_spaces(gpu, plan.own), *row_spaces(small), *universal.spaces),
         notes=universal.notes,
         fallback=f"The token-serial kernels take {fallback}33 to 512, "
         f"or whose walk over {roles.key} needs more shared memory than there is.",
     )
 
 
-def _spaces(gpu: Gpu) -> list[KernelSpace]:
+def _spaces(gpu: Gpu, own: bool) -> list[KernelSpace]:
     hopper = has_async_products(gpu)
-    # As in the vector schedule: no products with 32 channels there.
+    # As in the vector schedule: no products with 32 channels there, unless seen to be right.
     channels, warps = Knob("KI", (64,) if hopper else (32, 64)), Knob("num_warps", (4,))
+    block = 64 if hopper and own else 32
+    blocks = channels if hopper and own else Knob("KI", (32, 64))
     keys, values = Knob("BK", BLOCKS), Knob("BV", BLOCKS)
     columns, walks = Knob("BV", (16, 32, 64)), Knob("num_stages", (2, 3))
     stages = Knob("num_stages", (1, 2, 3))
@@ -98,18 +100,20 @@ def _spaces(gpu: Gpu) -> list[KernelSpace]:
     states: Config = {"BV": 32, "num_stages": 3 if hopper else 2, "num_warps": 4}
     output: Config = {"BK": 128, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": 64, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
-    strong: Config = {"KI": 64, "num_stages": 2, "num_warps": 4}
+    gradients: Config = {"KI": block, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
+    strong: Config = {"KI": block, "BV": 64, "num_stages": 2, "num_warps": 4}
     return [
         KernelSpace("vector_delta_scores", "fwd", (channels, registers, stages, warps), scores),
-        strong_space("vector_delta_scores_strong", "fwd", strong),
+        strong_space(
+            "vector_delta_scores_strong", "fwd", {"KI": 64, "num_stages": 2, "num_warps": 4}
+        ),
         KernelSpace("vector_delta_solve", "fwd", (keys, values, registers, warps), solve),
         KernelSpace("vector_delta_state", "fwd", (columns, walks, warps), state),
         KernelSpace("vector_delta_output", "fwd", (keys, values, warps), output),
         KernelSpace("vector_delta_states", "bwd", (columns, walks, warps), states),
         KernelSpace("vector_delta_values", "bwd", (keys, values, stages, warps), of_values),
         KernelSpace(
-            "vector_delta_gradients", "bwd", (channels, values, registers, stages, warps), gradients
+            "vector_delta_gradients", "bwd", (blocks, values, registers, stages, warps), gradients
         ),
-        strong_space("vector_delta_gradients_strong", "bwd", {**strong, "BV": 64}),
+        strong_space("vector_delta_gradients_strong", "bwd", strong),
     ]
