@@ -32,9 +32,13 @@ LARGE = (
     ("vector_delta_output", "kernels/vector_delta_output.py.jinja"),
     ("vector_delta_states", "kernels/vector_delta_states.py.jinja"),
     ("vector_delta_values", "kernels/vector_delta_values.py.jinja"),
-    ("vector_delta_gradients", "kernels/vector_delta_gradients_products.py.jinja"),
-    ("vector_delta_gradients", "kernels/vector_delta_gradients.py.jinja"),
+    (
+        "vector_delta_gradients",
+        "kernels/vector_delta_gradients.py.jinja",
+    ),  # one kernel in two parts
+    ("vector_delta_gradients", "kernels/vector_delta_gradients_writers.py.jinja"),
     ("vector_delta_gradients", "kernels/vector_delta_gradients_launch.py.jinja"),
+    ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_products.py.jinja"),
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_levels.py.jinja"),
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_strong.py.jinja"),
 )
@@ -94,16 +98,19 @@ def _spaces(gpu: Gpu, own: bool) -> list[KernelSpace]:
     stages = Knob("num_stages", (1, 2, 3))
     registers = Knob("maxnreg", (0, 168) if hopper else (0,))
     limit = 168 if hopper else 0  # three programs at a time
-    scores: Config = {"KI": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
+    scores: Config = {"KI": 32 if own else 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
     solve: Config = {"BK": 64, "BV": 64, "maxnreg": limit, "num_warps": 4}
     state: Config = {"BV": 32, "num_stages": 3, "num_warps": 4}
     states: Config = {"BV": 32, "num_stages": 3 if hopper else 2, "num_warps": 4}
     output: Config = {"BK": 128, "BV": 128, "num_warps": 4}
-    of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": block, "BV": 64, "maxnreg": 0, "num_stages": 3, "num_warps": 4}
+    of_values: Config = {"BK": 64, "BV": 128, "num_stages": 1, "num_warps": 4}
+    three = 0 if block == 64 else limit
+    gradients: Config = {"KI": block, "BV": 64, "maxnreg": three, "num_stages": 2, "num_warps": 4}
     strong: Config = {"KI": block, "BV": 64, "num_stages": 2, "num_warps": 4}
     return [
-        KernelSpace("vector_delta_scores", "fwd", (channels, registers, stages, warps), scores),
+        KernelSpace(
+            "vector_delta_scores", "fwd", (Knob("KI", (32, 64)), registers, stages, warps), scores
+        ),
         strong_space(
             "vector_delta_scores_strong", "fwd", {"KI": 64, "num_stages": 2, "num_warps": 4}
         ),

@@ -42,7 +42,8 @@ class VectorDeltaPlan:
             ``decayed_parameters`` and ``decayed_pointers`` of a function and what it gets.
         scores: names of the matrices of scores, with ``score_dtypes`` and ``score_parameters``.
         matrices: how many matrices of scores there are; ``matrices_note`` which.
-        loads: Triton lines: tiles of q, a, b and, if ``own``, k; ``level_loads`` likewise, in
+        loads: Triton lines: tiles of q, a, b and, if ``own``, k; ``writers`` and ``erase`` those of
+            b and k and that of a alone; ``level_loads`` all of them likewise, in
             functions that get ``pointers`` and ``strides`` as ``stride_parameters``.
         moved: Triton text: pointers to the first rows of the chunk, ``moved_loads`` their tiles,
             ``gate_offset`` where the gates have it, ``v_moved`` the values.
@@ -50,7 +51,7 @@ class VectorDeltaPlan:
         results: parameters for gradients of the tensors over the key axis.
         result_note: what these are, for a docstring.
         early: Triton lines that store the gradient of a, if it has one of its own.
-        ends: Triton lines that store the gradients of b and k.
+        after_b: Triton lines that store the gradient of b; ``ends`` those of b and k.
         v_argument: launcher text: the values, where they have keys of their own; Triton text:
             ``v_pointer``, ``v_stride`` and ``v_stride_parameter``.
         ak_argument: launcher text: what else there is then, as are ``qk_arguments`` of the
@@ -81,6 +82,8 @@ class VectorDeltaPlan:
     matrices: int
     matrices_note: str
     loads: Lines
+    writers: Lines
+    erase: Lines
     level_loads: Lines
     pointers: str
     strides: str
@@ -93,6 +96,7 @@ class VectorDeltaPlan:
     results: Lines
     result_note: str
     early: Lines
+    after_b: Lines
     ends: Lines
     v_argument: str
     v_pointer: str
@@ -153,6 +157,8 @@ def plan_vector_delta_kernels(
         matrices=len(scores),
         matrices_note="qb, ab, qk, ak" if own else "qb, ab",
         loads=_loads({x: f"H{x.upper()} * K" for x in found}, shared, write),
+        writers=_writers(own, shared, write),
+        erase=_erase(shared),
         level_loads=_loads({x: f"STRIDE_{x.upper()}" for x in found}, shared, write),
         pointers=", ".join([*(f"{x}_ptr" for x in found), *["write"] * write]),
         strides=", ".join(f"H{x.upper()} * K" for x in found),
@@ -165,7 +171,8 @@ def plan_vector_delta_kernels(
         results=tuple(f"d_{x}_ptr,  # [B, T, H, K]" for x in found),
         result_note=f"{', '.join(found)} and log-decays [B, T, H, K]",
         early=(_store("a"),) if not shared else (),
-        ends=_ends(list(found), shared, write),
+        after_b=_after_b(shared, write),
+        ends=(*_after_b(shared, write), *([_store("k")] * own)),
         v_argument=" v," * own,
         v_pointer=" v_ptr," * own,
         v_stride="HV * V, " * own,
@@ -196,14 +203,25 @@ def _store(letter: str) -> str:
     return f"store_rows(d_{letter}_ptr + at, d_{letter}, rows, valid, r_k, H * K, K)"
 
 
-def _ends(letters: list[str], shared: bool, write: bool) -> Lines:
-    lines = []
+def _writers(own: bool, shared: bool, write: bool) -> Lines:
     if shared:
-        if write:
-            lines += [
-                "in_sums = block.to(tl.int64) * PLANE + in_rows * 64 + i",
-                "tl.store(sums_ptr + in_sums, tl.sum(d_b * k.to(tl.float32), 1))",
-                "d_b = d_b * write[:, None]",
-            ]
-        lines.append("d_k = d_b - d_a")
-    return (*lines, *(_store(x) for x in letters if x in ("b", "k")))
+        weight = " * write[:, None]" if write else ""
+        return (row_tile("k", "HK * K"), f"b = k.to(tl.float32){weight}")
+    return (row_tile("b", "HB * K"), *([row_tile("k", "HK * K")] * own))
+
+
+def _erase(shared: bool) -> Lines:
+    if not shared:
+        return (row_tile("a", "HA * K"),)
+    return (row_tile("k", "HK * K"), "a = -k.to(tl.float32)")
+
+
+def _after_b(shared: bool, write: bool) -> Lines:
+    if not shared:
+        return (_store("b"),)
+    weighed = (
+        "in_sums = block.to(tl.int64) * PLANE + in_rows * 64 + i",
+        "tl.store(sums_ptr + in_sums, tl.sum(d_b * k.to(tl.float32), 1))",
+        "d_b = d_b * write[:, None]",
+    )
+    return (*(weighed if write else ()), "d_k = d_b - d_a", _store("k"))
