@@ -38,14 +38,19 @@ def load_weights(weights_ptr, N: tl.constexpr):
 
 
 @triton.jit
-def half_decays(g, SIGNED: tl.constexpr, SIZE: tl.constexpr):
-    """Sums of the gates of the first and of the last 32 rows, in log2 units.
+def half_decays(g, valid, SIGNED: tl.constexpr, SIZE: tl.constexpr):
+    """Sums of the gates of the first and of the last 32 rows, in log2 units; -inf where all gates
+    are below -5.5.
 
-    Gates have one sign; where nothing proves that (SIGNED), one above 0 makes a sum -inf.
+    Where none is weaker, pairs of tokens that none separates would leave their rounding errors in
+    gradients of gates that are smaller than these. Gates have one sign; where nothing proves that
+    (SIGNED), one above 0 makes a sum -inf.
     """
     g = g.to(tl.float32)
+    weakest = tl.max(tl.where(valid[:, None], g, float("-inf")), 0)
     if SIGNED:
         g = tl.where(g <= 0.0, g, float("-inf"))
+    g = tl.where((weakest < -5.5)[None, :], float("-inf"), g)
     sums = tl.sum(tl.reshape(g, [2, 32, SIZE]), 1) * 1.4426950408889634
     return tl.split(tl.trans(sums))
 

@@ -169,20 +169,11 @@ def test_odd_operators(name, tmp_path):
     check(spec(ODD[name]), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("update", "reason"),
-    [
-        ("S + k * (v - sum(a * S, K))", "The erase and the write have different keys"),
-    ],
-)
-def test_what_is_not_covered_says_why(update, reason):
-    op = spec(f"""
-        inputs: {{q: [H, K], k: [H, K], a: [H, K], v: [H, V]}}
-        state: {{S: [H, K, V]}}
-        update: ["S = {update}"]
-        output: {{o: "sum(q * S, K)"}}
+def test_an_erase_with_another_key_goes_to_the_schedule_that_has_both():
+    op = spec("""
+        inputs: {q: [H, K], k: [H, K], a: [H, K], v: [H, V]}
+        state: {S: [H, K, V]}
+        update: ["S = S + k * (v - sum(a * S, K))"]
+        output: {o: "sum(q * S, K)"}
     """)
-    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
-    assert schedule.name == "recurrent"
-    advice = "that has no chunkwise schedule yet. The operator runs token by token."
-    assert schedule.notes[-1] == f"{reason}: {advice}"
+    assert choose_schedule(op, analyse(op), find_gpu("h200")).name == "vector_delta"
