@@ -15,6 +15,7 @@ from seqgen.runtime.loader import import_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPILLS = 512  # bytes; what a descriptor costs on a GPU without them is 30 KiB
+STRONG = 1024  # of kernels for decays so strong that few chunks have them
 
 
 def defaults(gpu: str) -> dict[str, dict[str, object]]:
@@ -48,4 +49,5 @@ def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:
     reports = report_kernels(module, compiled.recurrence, target, "bf16", lambda done, of: None)
     for report in reports:
         assert report.resources is not None and not report.problem, report
-        assert report.resources.spill_store_bytes <= SPILLS, report
+        limit = STRONG if report.kernel.endswith("_strong") else SPILLS
+        assert report.resources.spill_store_bytes <= limit, report
