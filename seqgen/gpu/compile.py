@@ -20,6 +20,7 @@ from typing import Any
 
 from seqgen.errors import SeqgenError
 from seqgen.gpu.launches import DescriptorArgument, Launch, TensorArgument
+from seqgen.gpu.machine_code import disassemble, wrong_addresses
 from seqgen.gpu.resources import (
     AssemblerReport,
     KernelResources,
@@ -79,6 +80,7 @@ def compile_launch(launch: Launch, gpu: Gpu) -> KernelResources:
         shared_bytes=metadata.shared,
         tmem_columns=getattr(metadata, "tmem_size", None) or 0,
         trap_only=is_trap_only(compiled.asm.get("ptx", "")),
+        wrong_addresses=_wrong_addresses(compiled),
         warnings=report.warnings,
         binary_sha256=hashlib.sha256(binary).hexdigest(),
         compile_seconds=time.perf_counter() - start,
@@ -178,6 +180,13 @@ def _report(compiled: Any, log: str) -> AssemblerReport | None:
         return AssemblerReport(**stored | {"warnings": tuple(stored["warnings"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _wrong_addresses(compiled: Any) -> int:
+    """How many operands of asynchronous matrix products the assembler got wrong."""
+    if "wgmma" not in compiled.asm.get("ptx", ""):
+        return 0
+    return len(wrong_addresses(disassemble(compiled.kernel)))
 
 
 def _report_file(metadata: Path) -> Path:

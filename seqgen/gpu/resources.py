@@ -31,6 +31,8 @@ class KernelResources:
     tmem_columns: int
     trap_only: bool
     """The compiler gave up and left a body that does nothing but fault."""
+    wrong_addresses: int
+    """Operands of matrix products that the assembler looks for in the wrong place."""
     warnings: tuple[str, ...]
     """The assembler's, in its words."""
     binary_sha256: str
@@ -78,6 +80,11 @@ def launchable(resources: KernelResources, gpu: Gpu) -> str | None:
         )
     if resources.trap_only:
         return "The compiler gave it up: its body is a trap."
+    if resources.wrong_addresses:
+        return (
+            f"The assembler gives {resources.wrong_addresses} operands of its matrix products "
+            "wrong addresses: another configuration or a newer Triton may be right."
+        )
     limits = (2**31 - 1, 65535, 65535)
     for axis, size, limit in zip("xyz", resources.grid, limits, strict=True):
         if size > limit:

@@ -27,6 +27,7 @@ FITS = KernelResources(
     shared_bytes=232448,
     tmem_columns=0,
     trap_only=False,
+    wrong_addresses=0,
     warnings=(),
     binary_sha256="0" * 64,
     compile_seconds=0.5,
@@ -80,6 +81,12 @@ def test_report_says_where_registers_spill():
             {"tmem_columns": 576},
             "b200",
             "It needs 576 columns of tensor memory; b200 has 512.",
+        ),
+        (
+            {"wrong_addresses": 2},
+            "h100",
+            "The assembler gives 2 operands of its matrix products wrong addresses: another "
+            "configuration or a newer Triton may be right.",
         ),
         ({"trap_only": True}, "b200", "The compiler gave it up: its body is a trap."),
         (
