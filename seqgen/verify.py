@@ -38,10 +38,16 @@ class Case:
     borders: tuple[int, ...] | None = None
     decay: str = "usual"
     """Of inputs whose range reaches -inf: none, weak, strong, or a value at every fifth token."""
+    wide: bool = False
+    """In the interpreter, sizes from which on the chunkwise kernels serve."""
 
 
 LENGTHS = (Case("T=1", 2, 1), Case("T=17", 2, 17), Case("T=70", 2, 70))
 PACKED = Case("packed", 1, 64, (0, 5, 5, 37, 64))
+WIDE = (
+    Case("T=70, wide", 1, 70, wide=True),
+    Case("packed, wide", 1, 90, (0, 17, 17, 90), wide=True),
+)
 LONG = (Case("T=333", 2, 333), Case("packed long", 1, 600, (0, 1, 1, 257, 600)))
 DECAYS = ("none", "weak", "strong", "-20", "-100", "-inf")
 
@@ -109,9 +115,10 @@ def _load(source: Path) -> ModuleType:
 def verify_cases(spec: dict[str, Any], on_gpu: bool) -> list[Case]:
     """Lengths below and above a chunk, packs with an empty sequence, decays of every strength.
 
-    The interpreter is slow: there, short sequences and two kinds of decay.
+    The interpreter is slow: there, short sequences, narrow tensors that the token-serial kernels
+    take but for two cases, and two kinds of decay.
     """
-    cases = [*LENGTHS, PACKED, *(LONG if on_gpu else ())]
+    cases = [*LENGTHS, PACKED, *(LONG if on_gpu else WIDE)]
     if any(_decays(tensor) for tensor in spec["arguments"].values()):
         length = 150 if on_gpu else 17
         kinds = DECAYS if on_gpu else ("strong", "-inf")
@@ -154,7 +161,7 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     io = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     generator = torch.Generator().manual_seed(20)
     spec = module.SPEC
-    sizes = verify_sizes(spec, on_gpu=device == "cuda")
+    sizes = verify_sizes(spec, on_gpu=device == "cuda", wide=case.wide)
     sequences = batch if borders is None else len(borders) - 1
     tensors = {}
     for name, tensor in spec["arguments"].items():
@@ -193,8 +200,11 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     return rows
 
 
-def verify_sizes(spec: dict[str, Any], on_gpu: bool) -> dict[str, int]:
-    """Sizes to verify at: the defaults on a GPU, small odd ones in the interpreter."""
+def verify_sizes(spec: dict[str, Any], on_gpu: bool, wide: bool = False) -> dict[str, int]:
+    """Sizes to verify at: the defaults on a GPU, small odd ones in the interpreter.
+
+    ``wide`` ones there are the least with which the chunkwise kernels serve.
+    """
     sizes: dict[str, int] = {}
     # Sizes that a formula ties together stay as the spec has them.
     tied = " ".join(
@@ -210,7 +220,8 @@ def verify_sizes(spec: dict[str, Any], on_gpu: bool) -> dict[str, int]:
         elif on_gpu and axis["size"] > 16:
             sizes[name] = axis["size"]
         else:
-            sizes[name] = 2 if axis["size"] <= 16 else (5, 7, 6)[number % 3]
+            small = (33, 35, 34) if wide else (5, 7, 6)
+            sizes[name] = 2 if axis["size"] <= 16 else small[number % 3]
     return sizes
 
 

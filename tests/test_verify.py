@@ -16,6 +16,7 @@ from seqgen.verify import (
     run_verify,
     verify,
     verify_cases,
+    verify_sizes,
 )
 from tests.operator.operators import SPECS
 
@@ -43,6 +44,15 @@ def test_a_right_operator_passes(module):
     }
     cases = {row.case for row in rows}
     assert cases >= {"fp32 T=1", "fp32 T=70", "fp32 packed", "fp32 decay -inf"}
+
+
+def test_without_a_gpu_some_cases_are_for_the_chunkwise_kernels(module):
+    wide = [case for case in verify_cases(module.SPEC, on_gpu=False) if case.wide]
+    sizes = verify_sizes(module.SPEC, on_gpu=False, wide=True)
+    assert len(wide) == 2
+    assert all(module._linear_fits({**sizes, "T": case.length}) for case in wide)
+    narrow = verify_sizes(module.SPEC, on_gpu=False)
+    assert not module._linear_fits({**narrow, "T": 70})
 
 
 @pytest.mark.parametrize(

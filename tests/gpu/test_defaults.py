@@ -15,7 +15,7 @@ from seqgen.runtime.loader import import_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPILLS = 512  # bytes; what a descriptor costs on a GPU without them is 30 KiB
-STRONG = 1024  # of kernels for decays so strong that few chunks have them
+CHANNELS = 1280  # of 64 channels, which kernels take on Hopper where 32 would be wrong (0016)
 
 
 def defaults(gpu: str) -> dict[str, dict[str, object]]:
@@ -49,5 +49,6 @@ def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:
     reports = report_kernels(module, compiled.recurrence, target, "bf16", lambda done, of: None)
     for report in reports:
         assert report.resources is not None and not report.problem, report
-        limit = STRONG if report.kernel.endswith("_strong") else SPILLS
+        many = gpu == "h200" and report.kernel.startswith("vector_")
+        limit = CHANNELS if many else SPILLS
         assert report.resources.spill_store_bytes <= limit, report
