@@ -80,7 +80,7 @@ def compile_launch(launch: Launch, gpu: Gpu) -> KernelResources:
         shared_bytes=metadata.shared,
         tmem_columns=getattr(metadata, "tmem_size", None) or 0,
         trap_only=is_trap_only(compiled.asm.get("ptx", "")),
-        wrong_addresses=_wrong_addresses(compiled),
+        wrong_addresses=report.wrong_addresses,
         warnings=report.warnings,
         binary_sha256=hashlib.sha256(binary).hexdigest(),
         compile_seconds=time.perf_counter() - start,
@@ -173,10 +173,12 @@ def _report(compiled: Any, log: str) -> AssemblerReport | None:
     file = _report_file(metadata)
     if "Used " in log:
         report = parse_ptxas(log)
+        report = dataclasses.replace(report, wrong_addresses=_wrong_addresses(compiled))
         _keep(file, json.dumps(dataclasses.asdict(report)))
         return report
     try:
         stored = json.loads(file.read_text())
+        stored["wrong_addresses"]  # a report of before it was counted is none
         return AssemblerReport(**stored | {"warnings": tuple(stored["warnings"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None

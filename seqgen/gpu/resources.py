@@ -101,6 +101,8 @@ class AssemblerReport:
     spill_store_bytes: int
     spill_load_bytes: int
     warnings: tuple[str, ...]
+    wrong_addresses: int = 0
+    """As in KernelResources; not the assembler's word, but read in what it wrote."""
 
 
 def parse_ptxas(log: str) -> AssemblerReport:

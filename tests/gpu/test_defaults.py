@@ -15,7 +15,7 @@ from seqgen.runtime.loader import import_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPILLS = 512  # bytes; what a descriptor costs on a GPU without them is 30 KiB
-CHANNELS = 1280  # of 64 channels, which kernels take on Hopper where 32 would be wrong (0016)
+CHANNELS = 2048  # of 64 channels, which kernels take on Hopper where 32 would be wrong (0016)
 
 
 def defaults(gpu: str) -> dict[str, dict[str, object]]:
