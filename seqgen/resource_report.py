@@ -168,10 +168,11 @@ def run_on_meta(
         for t in recurrence.argument_order()
     ]
     states = [tensor(s.axes, (sizes["B"],), torch.float32) for s in recurrence.states]
+    kept: list[torch.Tensor] = []
     try:
-        results = module._run_forward(*arguments, *states, None, True)
+        results = module._run_forward(*arguments, *states, None, True, kept)
     except ValueError as error:
         raise SeqgenError(f"The kernels refuse these sizes. {error}") from error
     if len(results) != len(recurrence.outputs) + len(recurrence.states):
         raise SeqgenError(f"'{recurrence.name}' gave {len(results)} results.")
-    module._run_backward(*arguments, *states, None, *results)
+    module._run_backward(*arguments, *states, None, *results, kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqgen.plan.linear_calls import Calls
+from seqgen.plan.linear_calls import Calls, want_final
 from seqgen.plan.linear_rows import row_factors
 
 
@@ -24,19 +24,31 @@ class DeltaCalls(Calls):
         """Results of the solve: inverse, mixing, factors, totals."""
         return [self.local(name) for name in ("inverse", "mixing", "factors", "totals")]
 
-    def solve_line(self) -> str:
+    def prepared_lines(self) -> list[str]:
         query, key, _ = (self.operand(role) for role in self.roles.tiles)
         call = f"launch_delta_solve({query}, {key}, {self.factors}, {self.common})"
-        return f"{', '.join(self.solved)} = {call}"
+        return [f"{', '.join(self.solved)} = {call}"]
 
-    def state_line(self, final: str) -> str:
+    @property
+    def holds_rows(self) -> bool:
+        return not self.rows.computed
+
+    @property
+    def walked(self) -> list[str]:
+        """States and what is written; errors too where backward asks again what was read."""
+        errors = [self.local("errors")] if self.epilogue.recompute else []
+        return [self.local("states"), self.local("written"), *errors]
+
+    def state_lines(self, final: str, keep: str) -> list[str]:
         _, key, value = (self.operand(role) for role in self.roles.tiles)
         inverse, _, factors, totals = self.solved
-        want = "False" if final == "_" else "want_final"
-        return (
-            f"{self.local('states')}, {self.local('errors')}, {final} = launch_delta_state({key}, "
-            f"{value}, {inverse}, {factors}, {totals}, {self.initial}, {self.common}, {want})"
-        )
+        states, written, errors = (self.local(n) for n in ("states", "written", "errors"))
+        return [
+            f"{states}, {errors}, {written}, {final} = launch_delta_state(",
+            f"    {key}, {value}, {inverse}, {factors}, {totals}, {self.initial}, {self.common},",
+            f"    {want_final(final)}, {keep},",
+            ")",
+        ]
 
     def output_call(self, flag: str) -> str:
         query, (_, mixing, factors, _) = self.operand(self.roles.tiles[0]), self.solved
@@ -48,25 +60,12 @@ class DeltaCalls(Calls):
         return f"launch_delta_output({', '.join(arguments)})"
 
     @property
-    def kept(self) -> list[str]:
-        """What forward keeps for backward: the solve, and row factors if they come alone."""
+    def prepared(self) -> list[str]:
+        """The solve, and row factors if they come alone."""
         if self.rows.computed:  # tiles of the size of q come with them
             return self.solved
         names = [self.local(name) for name, value in row_factors(self.roles) if value is not None]
         return [*names, *self.solved]
-
-    def kept_lines(self) -> list[str]:
-        keep = f"    kept.extend(({', '.join(self.kept)}))"
-        return [self.solve_line(), "if kept is not None:", keep]
-
-    def solved_lines(self) -> list[str]:
-        """Chunks, rows and the solve in backward: from what is kept, or computed again."""
-        chunks, *rows = self.row_lines()
-        taken = f"    {', '.join(self.kept)} = kept"
-        if self.rows.computed:
-            return [chunks, *rows, "if kept:", taken, "else:", f"    {self.solve_line()}"]
-        again = [f"    {line}" for line in (*rows, self.solve_line())]
-        return [chunks, "if kept:", taken, "else:", *again]
 
     def backward(self) -> list[str]:
         query, key, value = (self.operand(role) for role in self.roles.tiles)
@@ -76,13 +75,13 @@ class DeltaCalls(Calls):
         states, d_states = self.local("states"), self.local("d_states")
         written, sums = self.local("written"), self.local("sums")
         lines = [
-            *self.solved_lines(),
+            *self.taken_lines(),
             *self.seed_lines(),
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
             f"{states}, {d_states}, {written}, {d_value}, {self.local('d_initial')} = (",
             f"    launch_delta_states({query}, {key}, {value}, {d_read}, {', '.join(self.solved)},",
-            f"    {self.initial}, {final}, {self.common})",
+            f"    {self.initial}, {final}, {self.common}, {states}, {written})",
             ")",
             f"{d_query}, {d_key}, {sums} = launch_delta_backward(",
             f"    {query}, {key}, {written}, {d_read}, {d_value}, {self.factors},",

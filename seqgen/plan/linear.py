@@ -75,8 +75,8 @@ def plan_linear(
     parts.append(KernelPart("linear", "kernels/linear_calls.py.jinja", calls.plan()))
     call = f"{', '.join(calls.arguments)}, cu_seqlens, sizes"
     results = [roles.output.name, *(f"{state.name}_final" for state in recurrence.states)]
-    forward = f"{', '.join(results)} = _linear_forward({call}, want_final)"
-    backward = f"gradients = _linear_backward({call}, {', '.join(calls.cotangents)})"
+    forward = f"{', '.join(results)} = _linear_forward({call}, want_final, kept)"
+    backward = f"gradients = _linear_backward({call}, {', '.join(calls.cotangents)}, kept)"
     shared = [name for name in universal.helpers if name != "arithmetic"]
     fits = "_linear_fits(sizes)"
     steps = "" if recurrence.reverse else "decode steps, and "

@@ -17,6 +17,9 @@ from seqgen.plan.linear_tiles import lead_text, sizes_text, unique
 
 Lines = tuple[str, ...]
 
+KEEP_STATES = "kept is not None and KEEP >= 2"
+"""Text, in the generated file: whether forward keeps the states for backward."""
+
 
 @dataclass(frozen=True)
 class CallsPlan:
@@ -94,18 +97,63 @@ class Calls:
         lines.append(f"{target} = launch_linear_rows({', '.join(arguments)})")
         return lines
 
-    def kept_lines(self) -> list[str]:
-        """What forward keeps for backward."""
+    @property
+    def prepared(self) -> list[str]:
+        """What forward keeps for backward and has before any state: KEEP of 1."""
         return []
 
-    def state_line(self, final: str) -> str:
+    @property
+    def for_states(self) -> list[str]:
+        """What of it serves the states alone, and is not kept where they are."""
+        return []
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether all that rows give is among what is prepared."""
+        return False
+
+    @property
+    def walked(self) -> list[str]:
+        """What forward keeps besides: states before each chunk and what comes with them."""
+        return [self.local("states")]
+
+    def prepared_lines(self) -> list[str]:
+        """Computes what comes before any state."""
+        return []
+
+    def kept_lines(self) -> list[str]:
+        """Forward: computes what comes before any state, and keeps it."""
+        if not self.prepared:
+            return []
+        states_too = "KEEP >= 2"
+        kept = [
+            f"None if {states_too} else {name}" if name in self.for_states else name
+            for name in self.prepared
+        ]
+        keep = f"    kept.extend({_tuple(kept)})"
+        return [*self.prepared_lines(), "if kept is not None and KEEP >= 1:", keep]
+
+    def taken_lines(self) -> list[str]:
+        """Backward: rows, what comes before any state, and states, as far as they were kept."""
+        lines, n = self.row_lines(), len(self.prepared)
+        if n:
+            again = [f"    {line}" for line in self.prepared_lines()]
+            if self.holds_rows:
+                again = [*(f"    {line}" for line in lines[1:]), *again]
+                lines = lines[:1]
+            lines += ["if kept:", f"    {', '.join(self.prepared)} = kept[:{n}]", "else:", *again]
+        none = _tuple(["None"] * len(self.walked))
+        rest = f"kept[{n}:]" if n else "kept"
+        return [*lines, f"{_targets(self.walked)} = {rest} or {none}"]
+
+    def state_lines(self, final: str, keep: str) -> list[str]:
+        """States and the final state; ``keep`` says whether backward will ask for them."""
         _, key, value = (self.operand(role) for role in self.roles.tiles)
         decay, write, _ = self.factors.split(", ")
-        want = "False" if final == "_" else "want_final"
-        return (
+        return [
             f"{self.local('states')}, {final} = launch_linear_state({key}, {value}, {decay}, "
-            f"{write}, {self.initial}, {self.common}, {want})"
-        )
+            f"{write}, {self.initial}, {self.common}, {want_final(final)})"
+        ]
 
     def output_call(self, flag: str) -> str:
         operands = [self.operand(role) for role in self.roles.tiles]
@@ -185,7 +233,9 @@ class Calls:
             *self.row_lines(),
             *self.kept_lines(),
             *norm,
-            self.state_line(final),
+            *self.state_lines(final, KEEP_STATES),
+            f"if {KEEP_STATES}:",
+            f"    kept.extend({_tuple(self.walked)})",
             f"{output} = {self.output_call('True')}",
             f"return {output}{'' if self.headed else '.squeeze(2)'}, {', '.join(finals)}",
         ]
@@ -199,13 +249,13 @@ class Calls:
         d_read, sums = self.local("d_read"), self.local("sums")
         tiles = [self.local(f"d_{role.name}") for role in roles.tiles]
         extra = self.extra
-        lines = [*self.row_lines(), *self.norm_lines("False"), *self.seed_lines()]
+        lines = [*self.taken_lines(), *self.norm_lines("False"), *self.seed_lines()]
         lines += [
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
             f"{states}, {d_states}, {self.local('d_initial')} = launch_linear_states(",
             f"    {query}, {key}, {value}, {d_read}, {decay}, {write}, {read}, {self.initial},",
-            f"    {final}, {self.common}{f', {states}' if self.epilogue.recompute else ''}",
+            f"    {final}, {self.common}, {states}",
             ")",
             f"{', '.join(tiles)}, {sums} = launch_linear_backward(",
             f"    {query}, {key}, {value}, {d_read}, {decay}, {write}, {read}, {states},",
@@ -261,10 +311,11 @@ class Calls:
         lines = []
         arguments = [self.io(), *_names(epilogue.backward_leaves), d_read]
         if epilogue.recompute:
-            compute = [self.state_line("_"), f"{found} = {self.output_call('False')}"]
+            again = [f"    {line}" for line in self.state_lines("_", "True")]
+            compute = [f"if {self.local('states')} is None:", *again]
+            compute.append(f"{found} = {self.output_call('False')}")
             if epilogue.recompute != "True":
-                lines.append(f"{self.local('states')} = {found} = None")
-                lines.append(f"if {epilogue.recompute}:")
+                lines += [f"{found} = None", f"if {epilogue.recompute}:"]
                 compute = [f"    {line}" for line in compute]
             lines += compute
             arguments.append(found)
@@ -312,6 +363,19 @@ class Calls:
         ]
         text = " + ".join(folded) or f"torch.zeros_like({name})"
         return text if leaf.tensor.required else f"None if {name} is None else {text}"
+
+
+def want_final(final: str) -> str:
+    """Text of the flag that asks for the final state, from where it goes."""
+    return "False" if final == "_" else "want_final"
+
+
+def _targets(names: list[str]) -> str:
+    return ", ".join(names) + ("," if len(names) == 1 else "")
+
+
+def _tuple(names: list[str]) -> str:
+    return f"({_targets(names)})"
 
 
 def _names(leaves: Iterable[Leaf]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqgen.plan.linear_calls import Calls
+from seqgen.plan.linear_calls import Calls, want_final
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_roles import Roles
 from seqgen.plan.linear_rows import Rows
@@ -43,31 +43,19 @@ class VectorCalls(Calls):
         fits = "_vector_fits(sizes)"
         return f"{self.io()}.dtype != torch.float16 and {fits}" if self.signed else fits
 
-    def scores_lines(self) -> list[str]:
+    def prepared_lines(self) -> list[str]:
         tiles, results = ", ".join(self.tiles), ", ".join(self.prepared)
         return [
             f"{results} = launch_vector_scores({tiles}, {self.value}, {self.common})",
             f"launch_vector_scores_strong({tiles}, {results}, {self.common})",
         ]
 
-    def kept_lines(self) -> list[str]:
-        """Forward keeps what the scores kernel gives."""
-        keep = f"    kept.extend(({', '.join(self.prepared)}))"
-        return [*self.scores_lines(), "if kept is not None:", keep]
-
-    def prepared_lines(self) -> list[str]:
-        """Rows in backward, and what is kept, or computed again."""
-        taken = f"    {', '.join(self.prepared)} = kept"
-        again = [f"    {line}" for line in self.scores_lines()]
-        return [*self.row_lines(), "if kept:", taken, "else:", *again]
-
-    def state_line(self, final: str) -> str:
+    def state_lines(self, final: str, keep: str) -> list[str]:
         _, decayed_k, total, *_ = self.prepared
-        want = "False" if final == "_" else "want_final"
-        return (
+        return [
             f"{self.local('states')}, {final} = launch_vector_state({decayed_k}, {self.value}, "
-            f"{total}, {self.initial}, {self.common}, {want})"
-        )
+            f"{total}, {self.initial}, {self.common}, {want_final(final)})"
+        ]
 
     def output_call(self, flag: str) -> str:
         decayed_q, *_, scores = self.prepared
@@ -91,13 +79,13 @@ class VectorCalls(Calls):
         )
         given += f"{states}, {d_states}"
         lines = [
-            *self.prepared_lines(),
+            *self.taken_lines(),
             *self.seed_lines(),
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
             f"{states}, {d_states}, {self.local('d_initial')} = launch_vector_states(",
             f"    {decayed_q}, {decayed_k}, {self.value}, {d_read}, {total}, {self.initial},",
-            f"    {final}, {self.common}",
+            f"    {final}, {self.common}, {states}",
             ")",
             f"{d_value}, {d_scores} = launch_vector_values(",
             f"    {decayed_k}, {self.value}, {d_read}, {scores}, {d_states}, {self.common}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqgen.plan.linear_calls import Calls, CallsPlan
+from seqgen.plan.linear_calls import Calls, CallsPlan, want_final
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_roles import Roles
 from seqgen.plan.linear_rows import Rows
@@ -74,8 +74,8 @@ class VectorDeltaCalls(Calls):
         return self.local("decayed_k") if self.own else "None"
 
     @property
-    def kept(self) -> list[str]:
-        """What forward keeps for backward: whatever no state enters."""
+    def prepared(self) -> list[str]:
+        """Whatever no state enters."""
         names = ["decayed_q", "w", "decayed_b", "halves", "strong", "total", "qb", "inverse", "z"]
         computed = [self.operand(role) for role in self.rows.computed]
         own = self.only_own("decayed_k", "qk", "ak")
@@ -94,17 +94,26 @@ class VectorDeltaCalls(Calls):
             ")",
         ]
 
-    def kept_lines(self) -> list[str]:
-        keep = f"    kept.extend(({', '.join(self.kept)}))"
-        return [*self.prepared_lines(), "if kept is not None:", keep]
+    @property
+    def for_states(self) -> list[str]:
+        return [self.local("z")]
 
-    def state_line(self, final: str) -> str:
-        want = "False" if final == "_" else "want_final"
-        return (
-            f"{self.texts('states', 'added')}, {final} = launch_vector_delta_state("
-            f"{self.texts('w', 'decayed_b', 'z')}, {self.keys}, {self.value}, "
-            f"{self.texts('total')}, {self.initial}, {self.common}, {want})"
-        )
+    @property
+    def holds_rows(self) -> bool:
+        return True
+
+    @property
+    def walked(self) -> list[str]:
+        """States, and what is added with b."""
+        return [self.local("states"), self.local("added")]
+
+    def state_lines(self, final: str, keep: str) -> list[str]:
+        return [
+            f"{self.texts('states', 'added')}, {final} = launch_vector_delta_state(",
+            f"    {self.texts('w', 'decayed_b', 'z')}, {self.keys}, {self.value},",
+            f"    {self.texts('total')}, {self.initial}, {self.common}, {want_final(final)},",
+            ")",
+        ]
 
     def output_call(self, flag: str) -> str:
         own = [self.value, self.local("qk")] if self.own else []
@@ -130,14 +139,8 @@ class VectorDeltaCalls(Calls):
         given = ", ".join([*self.operands, *own, self.texts("added", "d_read"), d_z])
         given += f", {self.texts('halves', 'strong', 'd_scores', 'states', 'd_states')}"
         results = ", ".join([*d_rows, d_gate, *sums])
-        chunks, *rows = self.row_lines()
-        again = [f"    {line}" for line in (*rows, *self.prepared_lines())]
         lines = [
-            chunks,
-            "if kept:",
-            f"    {', '.join(self.kept)} = kept",
-            "else:",
-            *again,
+            *self.taken_lines(),
             *self.seed_lines(),
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
@@ -145,7 +148,7 @@ class VectorDeltaCalls(Calls):
             "    launch_vector_delta_states(",
             f"        {self.texts('decayed_q', 'w', 'decayed_b', 'z')}, {self.keys}, {value},",
             f"        {self.texts('d_read', 'qb', 'total')}, {self.initial}, {final},",
-            f"        {self.common},",
+            f"        {self.common}, {self.texts('states', 'added')},",
             "    )",
             ")",
             f"{found}, {self.local('d_scores')} = launch_vector_delta_values(",

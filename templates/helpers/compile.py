@@ -46,10 +46,12 @@ def _compile_ahead(inputs, with_gradients):
         for kernel in kernels:
             intercept(kernel)
         try:
-            results = _run_forward(*given)  # noqa: F821
+            kept = [] if with_gradients else None
+            results = _run_forward(*given, kept)  # noqa: F821
             if with_gradients:
                 finals = len(SPEC["states"])  # noqa: F821
-                _run_backward(*given[:-1], *results[:-finals], *(None,) * finals)  # noqa: F821
+                cotangents = *results[:-finals], *(None,) * finals
+                _run_backward(*given[:-1], *cotangents, kept)  # noqa: F821
         finally:
             for kernel in kernels:
                 del kernel.run

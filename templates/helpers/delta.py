@@ -51,17 +51,18 @@ def walk_start(
 @triton.jit
 def delta_walk(
     pid, k_ptr, v_ptr, inverse_ptr, k_desc, v_desc, inverse_desc, factors_ptr, totals_ptr,
-    first_ptr, last_ptr, states_ptr, result_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS, PLANE,
+    first_ptr, last_ptr, states_ptr, errors_ptr, written_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS,
+    PLANE,
     H: tl.constexpr, HK: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     STRIDE_K: tl.constexpr, STRIDE_V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    STAGES: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr, SOLVED: tl.constexpr,
-    HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr, ERRORS: tl.constexpr,
+    WRITTEN: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All keys and BV columns of the state of one (sequence, head), 64 tokens per step.
 
     z = v - erase e^prefix k S, u = (I + N)^-1 z, S <- e^total S + k^T (write e^suffix u). The
-    state before each step goes to ``states_ptr``, u to ``result_ptr`` if SOLVED, else z.
+    state before each step goes to ``states_ptr``, z and u where ERRORS and WRITTEN say so.
     """
     n, h, i_v, bos, length, n_chunks, first_chunk = walk_range(
         pid, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS, H, (V + BV - 1) // BV, PACKED
@@ -101,8 +102,11 @@ def delta_walk(
         tl.store(states_ptr + in_rows * (K * V) + in_chunk, state, mask=exists)
         z = (v.to(tl.float32) - dot(k, state, PRECISION) * erase[:, None]).to(k.dtype)  # noqa: F821
         u = dot(square_tile(inverse_ptr, inverse_desc, in_rows, i, DESCRIPTORS), z, PRECISION)  # noqa: F821
-        result = u if SOLVED else z
-        store_rows(result_ptr + (row * H + h) * V, result, rows, valid, r_v, H * V, V)  # noqa: F821
+        place = (row * H + h) * V
+        if ERRORS:
+            store_rows(errors_ptr + place, z, rows, valid, r_v, H * V, V)  # noqa: F821
+        if WRITTEN:
+            store_rows(written_ptr + place, u, rows, valid, r_v, H * V, V)  # noqa: F821
         written = (u * write[:, None]).to(k.dtype)
         S = dot_add(tl.trans(k), written, S * total, PRECISION)  # noqa: F821
     if HAS_LAST:
