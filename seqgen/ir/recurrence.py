@@ -101,6 +101,22 @@ class Output:
 
 
 @dataclass(frozen=True)
+class MicroSteps:
+    """A recurrence whose tokens are the micro-steps of another one's tokens.
+
+    ``axis`` counts the micro-steps of a token. Tensors over it have lost it here; of the others
+    each micro-step sees its token's. The inputs ``first`` and ``last``, where there are any, are 1
+    at a token's first or last micro-step and 0 at others: what stands before or behind the
+    ``repeat`` block looks at them. Outputs are those of the last one.
+    """
+
+    axis: str
+    recurrence: Recurrence
+    first: str | None
+    last: str | None
+
+
+@dataclass(frozen=True)
 class Recurrence:
     """One operator, ready for analysis and code generation. Immutable."""
 
@@ -120,6 +136,8 @@ class Recurrence:
     reverse: bool = False
     chunk: int | None = None
     require: str | None = None
+    micro: MicroSteps | None = field(default=None, compare=False)
+    """The same with a token for each micro-step, where ``repeat`` allows that."""
     origin: str = field(default="", compare=False)
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from seqgen.ir.expr import Apply, Expand, Expr, IfPresent, Number, Ref, Size, add, call, mul, sub
 from seqgen.ir.printer import show
-from seqgen.passes.affine import NotAffineError, addends, product
+from seqgen.passes.affine import NotAffineError, addends, factors_of, product, remove
 from seqgen.passes.components import Program
 from seqgen.passes.ranges import bounds
 
@@ -179,6 +179,26 @@ class _Logarithm:
             return None if base is None else mul(args[1], base)
         if factor.op == "where":
             return call("where", args[0], self.of(args[1]), self.of(args[2]))
+        if factor.op == "add":
+            return self.either(args[0], args[1])
+        return None
+
+    def either(self, a: Expr, b: Expr) -> Expr | None:
+        """The logarithm of ``where(c, 1, 0) * x + where(c, 0, 1) * y``: each where it holds."""
+        (number, of_a), (other, of_b) = factors_of(a), factors_of(b)
+        for factor in of_a:
+            if not isinstance(factor, Apply) or factor.op != "where":
+                continue
+            condition, *branches = factor.args
+            counterpart = call("where", condition, *reversed(branches))
+            x, y = remove(of_a, [factor]), remove(of_b, [counterpart])
+            if x is None or y is None:
+                continue
+            logs = self.of(product(x, number)), self.of(product(y, other))
+            if branches == [Number(1.0), Number(0.0)]:
+                return call("where", condition, *logs)
+            if branches == [Number(0.0), Number(1.0)]:
+                return call("where", condition, *reversed(logs))
         return None
 
     @staticmethod

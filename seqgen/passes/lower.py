@@ -21,7 +21,14 @@ from seqgen.ir.expr import (
     call,
     references,
 )
-from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
+from seqgen.ir.recurrence import (
+    Assignment,
+    MicroSteps,
+    Output,
+    Recurrence,
+    State,
+    Tensor,
+)
 from seqgen.passes.alignment import Names, show_axes
 from seqgen.passes.declarations import (
     check_axes,
@@ -31,6 +38,7 @@ from seqgen.passes.declarations import (
     lower_axes,
 )
 from seqgen.passes.micro_steps import at_micro_step, check_outside, count_steps
+from seqgen.passes.steps_as_tokens import steps_as_tokens
 from seqgen.passes.typing import type_expression
 from seqgen.spec.checks import MAX_STATEMENTS, too_many_statements
 from seqgen.spec.model import Assign, Repeat, Spec, TensorDecl
@@ -42,7 +50,16 @@ def lower(spec: Spec) -> Recurrence:
     Raises:
         SpecError: unknown names, use before definition, axes that do not match, causality.
     """
-    return _Lowering(spec).run()
+    recurrence = _Lowering(spec).run()
+    try:
+        found = steps_as_tokens(spec)
+        if found is None:
+            return recurrence
+        steps = _Lowering(found.spec).run()
+    except SpecError:  # the repeat axis has a use that a single micro-step cannot have
+        return recurrence
+    micro = MicroSteps(found.axis, steps, found.first, found.last)
+    return replace(recurrence, micro=micro)
 
 
 @dataclass

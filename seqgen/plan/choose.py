@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
-from seqgen.passes.structure import Structure
+from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
 from seqgen.plan.linear import plan_linear
+from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
-from seqgen.plan.schedule import SchedulePlan
+from seqgen.plan.schedule import SchedulePlan, with_fallback
 from seqgen.plan.vector import plan_vector
 from seqgen.plan.vector_delta import plan_vector_delta
 
@@ -22,6 +23,22 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     default configurations.
     """
     universal = plan_recurrent(recurrence)
+    fast = _fastest(recurrence, structure, gpu)
+    if isinstance(fast, SchedulePlan):
+        return with_fallback(fast, universal)
+    if not fast:
+        return universal
+    reason = fast[0].upper() + fast[1:]
+    note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."
+    return replace(universal, notes=(*universal.notes, note))
+
+
+def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+    """The chunkwise schedule, or why there is none ("" where the family has none)."""
+    micro = recurrence.micro
+    if micro is not None and not recurrence.reverse:  # steps of a token never run backwards
+        fast = _fastest(micro.recurrence, analyse(micro.recurrence), gpu)
+        return plan_micro_steps(recurrence, micro, fast) if isinstance(fast, SchedulePlan) else fast
     kind = structure.family
     if kind == "linear" and any(c.decay == "key" for c in structure.components):
         kind = "vector"
@@ -33,11 +50,8 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     }
     reason = ""
     for chunkwise in planners.get(kind, ()):
-        fast = chunkwise(recurrence, structure, universal, gpu)
-        if not isinstance(fast, str):
-            return fast
-        reason = fast[0].upper() + fast[1:]
-    if not reason:
-        return universal
-    note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."
-    return replace(universal, notes=(*universal.notes, note))
+        planned = chunkwise(recurrence, structure, gpu)
+        if isinstance(planned, SchedulePlan):
+            return planned
+        reason = planned
+    return reason

@@ -54,10 +54,8 @@ CDNA: dict[str, Config] = {
 }
 
 
-def plan_linear(
-    recurrence: Recurrence, structure: Structure, universal: SchedulePlan, gpu: Gpu
-) -> SchedulePlan | str:
-    """The chunkwise schedule, which hands small and huge problems to ``universal``.
+def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+    """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
     """
@@ -77,7 +75,6 @@ def plan_linear(
     results = [roles.output.name, *(f"{state.name}_final" for state in recurrence.states)]
     forward = f"{', '.join(results)} = _linear_forward({call}, want_final, kept)"
     backward = f"gradients = _linear_backward({call}, {', '.join(calls.cotangents)}, kept)"
-    shared = [name for name in universal.helpers if name != "arithmetic"]
     fits = "_linear_fits(sizes)"
     steps = "" if recurrence.reverse else "decode steps, and "
     fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
@@ -89,19 +86,14 @@ def plan_linear(
         fallback += ", or with tensors in float16 or bfloat16"
     return SchedulePlan(
         name="linear",
-        helpers=("arithmetic", *shared, *HELPERS),
-        kernels=(*parts, *universal.kernels),
-        forward_call=choice(fits, forward, universal.forward_call),
-        backward_call=choice(fits, backward, universal.backward_call),
-        spaces=(*_spaces(small, _defaults(gpu)), *universal.spaces),
-        notes=universal.notes,
+        helpers=HELPERS,
+        kernels=tuple(parts),
+        fits=fits,
+        forward_call=(forward,),
+        backward_call=(backward,),
+        spaces=tuple(_spaces(small, _defaults(gpu))),
         fallback=f"The token-serial kernels take {fallback}.",
     )
-
-
-def choice(fits: str, fast: str, universal: Lines) -> Lines:
-    """The chunkwise call where it fits, else the universal one."""
-    return (f"if {fits}:", f"    {fast}", "else:", *(f"    {x}" for x in universal))
 
 
 def _defaults(gpu: Gpu) -> dict[str, Config]:

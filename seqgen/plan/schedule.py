@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seqgen.plan.knobs import KernelSpace
 
@@ -25,6 +25,7 @@ class SchedulePlan:
     ``want_final`` and ``sizes``; ``backward_call`` sets ``gradients``, one per argument and
     initial state, from the same names and ``d_<output>``, ``d_<state>_final`` (None if absent).
     ``kept`` is in forward None or a list that may get tensors, in backward these or nothing.
+    ``fits`` says, in the generated file, which calls these lines serve; "" is all of them.
     ``spaces`` declares the knobs of each kernel, with the configuration for where nothing was
     tuned. ``notes`` are sentences that a user should read when the operator is built. ``fallback``
     says when the calls take the token-serial kernels instead; "" if they never do.
@@ -38,3 +39,25 @@ class SchedulePlan:
     spaces: tuple[KernelSpace, ...]
     notes: tuple[str, ...] = ()
     fallback: str = ""
+    fits: str = ""
+
+
+def with_fallback(fast: SchedulePlan, universal: SchedulePlan) -> SchedulePlan:
+    """``fast`` for the calls that fit it, and ``universal`` for the others."""
+
+    def choice(chosen: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+        inner = ([f"    {line}" for line in lines] for lines in (chosen, other))
+        first, second = inner
+        return (f"if {fast.fits}:", *first, "else:", *second)
+
+    shared = (name for name in universal.helpers if name != "arithmetic")
+    return replace(
+        fast,
+        helpers=("arithmetic", *shared, *fast.helpers),
+        kernels=(*fast.kernels, *universal.kernels),
+        forward_call=choice(fast.forward_call, universal.forward_call),
+        backward_call=choice(fast.backward_call, universal.backward_call),
+        spaces=(*fast.spaces, *universal.spaces),
+        notes=(*fast.notes, *universal.notes),
+        fits="",
+    )

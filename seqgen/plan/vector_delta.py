@@ -12,7 +12,7 @@ from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.knobs import Config, KernelSpace, Knob
-from seqgen.plan.linear import BLOCKS, TILES, choice, has_async_products, row_spaces
+from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
@@ -45,10 +45,8 @@ LARGE = (
 HELPERS = ("linear", "linear_host", "vector", "vector_middle", "delta_solve", "vector_delta")
 
 
-def plan_vector_delta(
-    recurrence: Recurrence, structure: Structure, universal: SchedulePlan, gpu: Gpu
-) -> SchedulePlan | str:
-    """The chunkwise schedule, which hands small and huge problems to ``universal``.
+def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+    """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
     """
@@ -69,19 +67,18 @@ def plan_vector_delta(
     results = f"{roles.output.name}, {roles.state.name}_final"
     forward = f"{results} = _vector_delta_forward({call}, want_final, kept)"
     backward = f"gradients = _vector_delta_backward({call}, {', '.join(calls.cotangents)}, kept)"
-    shared = [name for name in universal.helpers if name != "arithmetic"]
     sums = ["linear_decay"] if plan.write else []
     steps = "" if recurrence.reverse else "decode steps, and "
     steps += "fp16, for gates may be above 0, and " if plan.signed else ""
     fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
     return SchedulePlan(
         name="vector_delta",
-        helpers=("arithmetic", *shared, *HELPERS, *sums),
-        kernels=(*parts, *universal.kernels),
-        forward_call=choice(calls.fits, forward, universal.forward_call),
-        backward_call=choice(calls.fits, backward, universal.backward_call),
-        spaces=(*_spaces(gpu, plan.own), *row_spaces(small), *universal.spaces),
-        notes=universal.notes,
+        helpers=(*HELPERS, *sums),
+        kernels=tuple(parts),
+        fits=calls.fits,
+        forward_call=(forward,),
+        backward_call=(backward,),
+        spaces=(*_spaces(gpu, plan.own), *row_spaces(small)),
         fallback=f"The token-serial kernels take {fallback}33 to 512, "
         f"or whose walk over {roles.key} needs more shared memory than there is.",
     )

@@ -106,7 +106,7 @@ def test_limits_are_those_of_the_generated_file():
             "mlstm",
             "There are several states: that has no chunkwise schedule yet. The operator runs ",
         ),
-        ("delta_product", "A token takes several steps: that has no chunkwise schedule yet."),
+        ("delta_product", "Each of the R steps of a token runs as a token of its own."),
         ("mlstm", "C and n have the same decay and keys; the schedule makes no use of that"),
         ("normalised", "S and z have the same decay and keys; the schedule takes them together"),
         ("normalised", "K or V outside 33 to 512, or with tensors in float16 or bfloat16."),

@@ -1,0 +1,95 @@
+"""Micro-steps on a chunkwise schedule: each becomes a token of its own, on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from seqgen.ir.recurrence import MicroSteps, Recurrence, Tensor
+from seqgen.plan.schedule import KernelPart, SchedulePlan
+
+TEMPLATE = "kernels/micro_steps_calls.py.jinja"
+
+
+@dataclass(frozen=True)
+class MicroStepsPlan:
+    """Everything that kernels/micro_steps_calls.py.jinja places."""
+
+    arguments: str
+    cotangents: str
+    steps: str
+    tokens: tuple[str, ...]
+    """Tensors of the tokens become those of the micro-steps."""
+    forward: tuple[str, ...]
+    results: str
+    seeds: tuple[str, ...]
+    backward: tuple[str, ...]
+    gradients: tuple[str, ...]
+
+
+def plan_micro_steps(recurrence: Recurrence, micro: MicroSteps, fast: SchedulePlan) -> SchedulePlan:
+    """``fast``, made for ``micro.recurrence``, between what splits tokens and joins them again."""
+    tensors = recurrence.argument_order()
+    states = [state.name for state in recurrence.states]
+    arguments = [*(t.name for t in tensors), *(f"{name}_0" for name in states)]
+    outputs = [output.name for output in recurrence.outputs]
+    finals = [f"{name}_final" for name in states]
+    cotangents = [f"d_{name}" for name in (*outputs, *finals)]
+    steps = f'sizes["{micro.axis}"]'
+    flags = [
+        f"{flag} = _step_flags({_first_input(recurrence)}, sizes, {steps}, {step})"
+        for flag, step in ((micro.first, "0"), (micro.last, "-1"))
+        if flag is not None
+    ]
+    tokens = [
+        *flags,
+        *(line for t in tensors if (line := _split(t, micro.axis, steps))),
+        f"cu_seqlens, sizes = _count_steps(cu_seqlens, sizes, {steps})",
+    ]
+    found = [f"d_{t.name}" for t in micro.recurrence.argument_order()]
+    found += [f"d_{name}_0" for name in states]
+    plan = MicroStepsPlan(
+        arguments=", ".join(arguments),
+        cotangents=", ".join(cotangents),
+        steps=steps,
+        tokens=tuple(tokens),
+        forward=fast.forward_call,
+        results=", ".join([*(f"_last_steps({name}, {steps})" for name in outputs), *finals]),
+        seeds=tuple(f"d_{name} = _at_last_steps(d_{name}, {steps})" for name in outputs),
+        backward=(*fast.backward_call, f"{', '.join(found)} = gradients"),
+        gradients=(
+            *(_join(t, f"d_{t.name}", micro.axis, steps) for t in tensors),
+            *(f"{name}," for name in found[-len(states) :]),
+        ),
+    )
+    note = f"Each of the {micro.axis} steps of a token runs as a token of its own."
+    call = f"{plan.arguments}, cu_seqlens, sizes"
+    return replace(
+        fast,
+        helpers=(*fast.helpers, "micro_steps"),
+        notes=(*fast.notes, note),
+        kernels=(*fast.kernels, KernelPart("micro_steps", TEMPLATE, plan)),
+        forward_call=(
+            f"{', '.join([*outputs, *finals])} = _micro_forward({call}, want_final, kept)",
+        ),
+        backward_call=(f"gradients = _micro_backward({call}, {plan.cotangents}, kept)",),
+    )
+
+
+def _first_input(recurrence: Recurrence) -> str:
+    return next(t.name for t in recurrence.argument_order() if t.kind == "input")
+
+
+def _split(tensor: Tensor, axis: str, steps: str) -> str:
+    if tensor.kind == "parameter":
+        return ""
+    if axis in tensor.axes:
+        return f"{tensor.name} = _own_steps({tensor.name}, {tensor.axes.index(axis)})"
+    return f"{tensor.name} = _each_step({tensor.name}, {steps})"
+
+
+def _join(tensor: Tensor, gradient: str, axis: str, steps: str) -> str:
+    if tensor.kind == "parameter":
+        return f"{gradient},"
+    if axis in tensor.axes:
+        return f"_split_steps({gradient}, {steps}, {tensor.axes.index(axis)}),"
+    return f"_sum_steps({gradient}, {steps}),"
