@@ -75,22 +75,23 @@ def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
     results = [roles.output.name, *(f"{state.name}_final" for state in recurrence.states)]
     forward = f"{', '.join(results)} = _linear_forward({call}, want_final, kept)"
     backward = f"gradients = _linear_backward({call}, {', '.join(calls.cotangents)}, kept)"
-    fits = "_linear_fits(sizes)"
     steps = "" if recurrence.reverse else "decode steps, and "
     fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
+    widened: Lines = ()
     if roles.normaliser is not None:
         # The gradient of a quotient is a small difference of large terms: half-precision tiles
         # miss the error limit (dq 0.009 in bf16 on an H200).
-        io = next(t for t in recurrence.inputs if t.required and t.dtype is None)
-        fits = f"{io.name}.dtype == torch.float32 and {fits}"
-        fallback += ", or with tensors in float16 or bfloat16"
+        names = ", ".join(t.name for t in recurrence.inputs if t.dtype is None)
+        widened = (f"{names} = _widened({names})",)
+        notes = ("Tensors in float16 or bfloat16 are computed with in float32.",)
     return SchedulePlan(
         name="linear",
-        helpers=HELPERS,
+        helpers=(*HELPERS, "widen") if widened else HELPERS,
         kernels=tuple(parts),
-        fits=fits,
-        forward_call=(forward,),
-        backward_call=(backward,),
+        notes=notes if widened else (),
+        fits="_linear_fits(sizes)",
+        forward_call=(*widened, forward),
+        backward_call=(*widened, backward),
         spaces=tuple(_spaces(small, _defaults(gpu))),
         fallback=f"The token-serial kernels take {fallback}.",
     )

@@ -198,6 +198,7 @@ class Calls:
         d_states, d_read = self.local("d_norm_states"), self.local("d_norm_read")
         d_query, d_key = self.local("d_query"), self.local("d_key")
         n_query, n_key = self.local("norm_d_query"), self.local("norm_d_key")
+        sums, n_sums = self.local("sums"), self.local("norm_sums")
         final = f"d_{state.name}_final"
         end = self.local(f"end_{read.tensor.name}")
         given = f"{query}, {key}, {ones}, {d_read}, {self.factors}"
@@ -208,11 +209,12 @@ class Calls:
             f"_, {d_states}, {self.local('d_norm_initial')} = launch_linear_states(",
             f"    {given}, {state.name}_0, {final}, {self.norm_common}, {states}",
             ")",
-            f"{n_query}, {n_key}, _, _ = launch_linear_backward(",
+            f"{n_query}, {n_key}, _, {n_sums} = launch_linear_backward(",
             f"    {given}, {states}, {d_states}, {self.norm_common}",
             ")",
             f"{d_query} = {d_query} + {n_query}",
             f"{d_key} = {d_key} + {n_key}",
+            f"{sums} = {sums} + {n_sums}",
         ]
 
     def forward(self) -> list[str]:

@@ -27,6 +27,7 @@ from seqgen.ir.expr import (
     Size,
     walk,
 )
+from seqgen.ir.printer import show
 from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
 from seqgen.passes.affine import factors_of, product
 from seqgen.passes.simplify import simplify
@@ -194,7 +195,6 @@ class Finder:
         component = self.component
         (read,) = component.reads
         output = self.structure.outputs[0]
-        normaliser, found = self.normaliser(component)
         query, of_query = self.split(component.query, "query", self.key)
         key, of_key = self.split(component.key, "key", self.key)
         value, of_value = self.split(component.value, "value", self.value)
@@ -209,6 +209,7 @@ class Finder:
         scale = [f for f in of_query if _is_number(f)]
         weights = [f for f in of_query if not _is_number(f)]
         writes = [f for f in (*of_value, *of_key) if f != Number(1.0)]
+        normaliser, found = self.normaliser(component, writes)
         log = component.log_decay
         result = self.spelled(self.inlined(output.value))
         lets = tuple(
@@ -237,8 +238,13 @@ class Finder:
             erase=simplify(product(erase)) if erase else None,
         )
 
-    def normaliser(self, component: Component) -> tuple[State | None, Leaf | None]:
-        """The second state, if there is one, and its read as a tensor of one number per head."""
+    def normaliser(
+        self, component: Component, writes: list[Expr]
+    ) -> tuple[State | None, Leaf | None]:
+        """The second state, if there is one, and its read as a tensor of one number per head.
+
+        It takes the keys that the first state takes, with the same weights ``writes``.
+        """
         if len(self.rec.states) == 1:
             return None, None
         other = next(c for c in self.structure.components if c is not component)
@@ -248,7 +254,10 @@ class Finder:
         (read,), (own,) = other.reads, component.reads
         same = not read.before and not read.expand and read.weight == own.weight
         require(same, f"{state.name} is read with another query")
-        require(other.value == Number(1.0), f"{state.name} takes something else than the key")
+        weights: list[Expr] = []
+        self.sort(self.spelled(other.value), "", weights, [])
+        same = sorted(show(f) for f in weights if f != Number(1.0)) == sorted(map(show, writes))
+        require(same, f"{state.name} takes something else than the keys of the other state")
         tensor = Tensor(read.name, self.heads, "input", read.name, dtype="float32")
         return state, Leaf(tensor, "H" if self.heads else "1", (self.head,))
 

@@ -8,7 +8,7 @@ from seqgen.ir.expr import Expr, Number, Ref
 from seqgen.ir.recurrence import Assignment
 from seqgen.passes.differentiate import reverse_mode
 from seqgen.passes.sharing import fresh_names, prune, share
-from seqgen.plan.linear_roles import Leaf, NoFastFormError, Role, Roles, check_tiles
+from seqgen.plan.linear_roles import Leaf, Role, Roles, check_tiles
 from seqgen.plan.linear_tiles import (
     Scope,
     TilesBuilder,
@@ -81,8 +81,6 @@ def plan_rows(roles: Roles) -> Rows:
     check_tiles((a.value for a in program), roles, (roles.key, roles.value))
     leaves = leaves_of(roles, program)
     forward = _forward(roles, values, program, leaves)
-    if roles.normaliser is not None and (roles.write is not None or roles.decay is not None):
-        raise NoFastFormError("a normaliser stands together with a decay or weights")
     used = {leaf.tensor.value for leaf in leaves}
     shared = [role for role in roles.tiles if role.leaf and role.leaf.tensor.value in used]
     back = values + [

@@ -172,6 +172,34 @@ def test_normaliser(borders, tmp_path):
     check(op, tmp_path, 90, 1, borders, tensors=positive(90, SIZES), seeds=["z_final"])
 
 
+FADING = """
+operator: fading_average
+axes:   {K: 16, V: 16}
+inputs:
+  q: {axes: [H, K], range: [0, .inf]}
+  k: {axes: [H, K], range: [0, .inf]}
+  v: [H, V]
+  g: {axes: [H], range: [-.inf, 0]}
+  i: {axes: [H], range: [0, 1]}
+state:  {S: [H, K, V], z: [H, K]}
+update: ["S = exp(g) * S + i * k * v", "z = exp(g) * z + i * k"]
+output: {o: "sum(q * S, K) / (sum(q * z, K) + 1e-3)"}
+"""
+
+
+@pytest.mark.parametrize("borders", [None, [0, 20, 20, 90]])
+def test_a_normaliser_that_fades(borders, tmp_path):
+    op = lower(parse_spec(FADING, "fading.yaml"))
+    check(op, tmp_path, 90, 1, borders, tensors=positive(90, SIZES))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_normaliser_computes_in_float32(dtype, tmp_path):
+    op, tensors = example("linear_attention_normalised"), positive(90, SIZES)
+    limit = 0.003 if dtype == torch.bfloat16 else 0.0004  # rounding of the results alone
+    check(op, tmp_path, 90, 1, tensors=tensors, dtype=dtype, limit=limit)
+
+
 HEADLESS = """
 operator: headless
 axes:   {K: 16, V: 16}
