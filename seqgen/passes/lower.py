@@ -23,7 +23,6 @@ from seqgen.ir.expr import (
 )
 from seqgen.ir.recurrence import (
     Assignment,
-    MicroSteps,
     Output,
     Recurrence,
     State,
@@ -38,7 +37,7 @@ from seqgen.passes.declarations import (
     lower_axes,
 )
 from seqgen.passes.micro_steps import at_micro_step, check_outside, count_steps
-from seqgen.passes.steps_as_tokens import steps_as_tokens
+from seqgen.passes.steps_as_tokens import with_micro_steps
 from seqgen.passes.typing import type_expression
 from seqgen.spec.checks import MAX_STATEMENTS, too_many_statements
 from seqgen.spec.model import Assign, Repeat, Spec, TensorDecl
@@ -51,15 +50,7 @@ def lower(spec: Spec) -> Recurrence:
         SpecError: unknown names, use before definition, axes that do not match, causality.
     """
     recurrence = _Lowering(spec).run()
-    try:
-        found = steps_as_tokens(spec)
-        if found is None:
-            return recurrence
-        steps = _Lowering(found.spec).run()
-    except SpecError:  # the repeat axis has a use that a single micro-step cannot have
-        return recurrence
-    micro = MicroSteps(found.axis, steps, found.first, found.last)
-    return replace(recurrence, micro=micro)
+    return with_micro_steps(recurrence, spec, lambda steps: _Lowering(steps).run())
 
 
 @dataclass

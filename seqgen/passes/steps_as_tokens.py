@@ -8,9 +8,11 @@ behind the block happens at the first or the last of them only.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from seqgen.errors import SpecError
+from seqgen.ir.recurrence import MicroSteps, Recurrence
 from seqgen.spec.expressions import parse_expression
 from seqgen.spec.model import Assign, Expression, Repeat, Spec, TensorDecl
 
@@ -23,6 +25,21 @@ class StepSpec:
     axis: str
     first: str | None
     last: str | None
+
+
+def with_micro_steps(
+    recurrence: Recurrence, spec: Spec, lower: Callable[[Spec], Recurrence]
+) -> Recurrence:
+    """``recurrence``, lowered from ``spec``, with its ``micro`` where it can have one."""
+    try:
+        found = steps_as_tokens(spec)
+        if found is None:
+            return recurrence
+        steps = lower(found.spec)
+    except SpecError:  # the repeat axis has a use that a single micro-step cannot have
+        return recurrence
+    micro = MicroSteps(found.axis, steps, found.first, found.last)
+    return replace(recurrence, micro=micro)
 
 
 def steps_as_tokens(spec: Spec) -> StepSpec | None:

@@ -29,7 +29,15 @@ LARGE = (
     ("delta_backward", "kernels/delta_backward_queries.py.jinja"),
     ("delta_backward", "kernels/delta_backward_launch.py.jinja"),
 )
-HELPERS = ("linear", "linear_decay", "linear_host", "delta_solve", "delta", "delta_adjoint")
+HELPERS = (
+    "linear",
+    "linear_decay",
+    "linear_host",
+    "descriptors",
+    "delta_solve",
+    "delta",
+    "delta_adjoint",
+)
 
 
 def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:

@@ -51,8 +51,8 @@ def walk_start(
 @triton.jit
 def delta_walk(
     pid, k_ptr, v_ptr, inverse_ptr, k_desc, v_desc, inverse_desc, factors_ptr, totals_ptr,
-    first_ptr, last_ptr, states_ptr, errors_ptr, written_ptr, cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS,
-    PLANE,
+    first_ptr, last_ptr, states_ptr, errors_ptr, written_ptr, cu_seqlens_ptr, starts_ptr,
+    T, NT, CHUNKS, PLANE,
     H: tl.constexpr, HK: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     STRIDE_K: tl.constexpr, STRIDE_V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     STAGES: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr, ERRORS: tl.constexpr,

@@ -1,4 +1,4 @@
-"""What the launchers of chunkwise kernels share: chunks, blocks, options, descriptors."""
+"""What the launchers of chunkwise kernels share: chunks, blocks, options."""
 
 import torch
 import triton
@@ -95,37 +95,6 @@ def _launch_options(config):
     if config.get("maxnreg"):
         options["maxnreg"] = config["maxnreg"]
     return options
-
-
-def _aligned(tensor):
-    """Whether a tensor starts where descriptors may start, at 16 bytes."""
-    return tensor.storage_offset() * tensor.element_size() % 16 == 0
-
-
-def _describable(tensors, cu_seqlens, sizes, rows, whole):
-    """Whether descriptors, which read whole tiles in memory order, can read the tensors.
-
-    ``rows`` counts the rows of the longest matrix of states, ``whole`` says that columns fit.
-    """
-    if cu_seqlens is not None or sizes["T"] % 64 or not whole:
-        return False
-    small = max(sizes["B"] * sizes["T"], rows) < 2**31
-    return small and all(map(_aligned, tensors))
-
-
-def _rows_descriptor(tensor, columns):
-    """A descriptor of 64-row tiles over [tokens, heads * size]."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    flat = tensor.view(-1, tensor.shape[-2] * tensor.shape[-1])
-    return TensorDescriptor.from_tensor(flat, [64, columns])
-
-
-def _states_descriptor(states, BK, BV):
-    """A descriptor of [BK, BV] blocks over [chunks * heads * K, V]."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    return TensorDescriptor.from_tensor(states.view(-1, states.shape[-1]), [BK, BV])
 
 
 def _fold_heads(gradient, tensor, lead):

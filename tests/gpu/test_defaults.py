@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,19 @@ def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:
         many = gpu == "h200" and report.kernel.startswith("vector_")
         limit = CHANNELS if many else SPILLS
         assert report.resources.spill_store_bytes <= limit, report
+
+
+@pytest.mark.parametrize("name", ["delta_rule", "kda", "gla", "simple_gla"])
+@pytest.mark.parametrize(("size", "dtype"), [(256, "bf16"), (128, "fp32")])
+def test_large_tiles_fit(name: str, size: int, dtype: str, tmp_path: Path) -> None:
+    """The largest heads and the widest dtype: fewer stages, and shared memory suffices."""
+    target = find_gpu("h200")
+    compiled = compile_spec(read_spec(EXAMPLES / f"{name}.yaml"), target)
+    axes = tuple(
+        replace(axis, size=size) if axis.name in "KV" else axis for axis in compiled.recurrence.axes
+    )
+    recurrence = replace(compiled.recurrence, axes=axes)
+    file = tmp_path / f"{name}.py"
+    file.write_text(compiled.module.source)
+    reports = report_kernels(import_file(file), recurrence, target, dtype, lambda done, of: None)
+    assert not [report for report in reports if report.problem]

@@ -1,5 +1,7 @@
 """Compiled kernels inside PyTorch: compile, CUDA graphs, autocast, checkpointing, steps."""
 
+import threading
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -206,3 +208,16 @@ def test_float64_is_refused(module):
     case = make(module, dtype=torch.float64, device=DEVICE)
     with pytest.raises(TypeError, match=r"has dtype float64, expected float32, float16 or bf"):
         case()
+
+
+def test_backward_in_a_thread_that_has_done_nothing_yet(load):
+    """As autograd's thread does: it enters no CUDA context before something runs there."""
+    module = load("delta_rule")
+    case = bf16(module, length=128, grad=False)
+    operands = case.operands(*(torch.ones_like(result) for result in case()))
+    module._run_backward(*operands)  # from now on nothing needs memory of the driver
+    found = []
+    thread = threading.Thread(target=lambda: found.append(module._run_backward(*operands)))
+    thread.start()
+    thread.join()
+    assert len(found) == 1
