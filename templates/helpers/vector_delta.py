@@ -117,3 +117,13 @@ def _walk_blocks(config, K, V, dtype, shared, wide):
     if stages == 1:
         BV = _block(wide, V, dtype, 16)  # noqa: F821
     return BK, BV, stages
+
+
+def _one_block(config, K, dtype):
+    """``config`` with one block of 64 channels where that holds them all.
+
+    With two of 32, as larger K have them, ptxas 12.8 gives products on Hopper wrong addresses.
+    """
+    if K > 64 or dtype == torch.float32:
+        return config
+    return {**config, "KI": 64, "maxnreg": 0}
