@@ -21,13 +21,7 @@ from seqgen.ir.expr import (
     call,
     references,
 )
-from seqgen.ir.recurrence import (
-    Assignment,
-    Output,
-    Recurrence,
-    State,
-    Tensor,
-)
+from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
 from seqgen.passes.alignment import Names, show_axes
 from seqgen.passes.declarations import (
     check_axes,

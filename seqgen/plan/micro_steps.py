@@ -16,7 +16,6 @@ class MicroStepsPlan:
 
     arguments: str
     cotangents: str
-    steps: str
     tokens: tuple[str, ...]
     """Tensors of the tokens become those of the micro-steps."""
     forward: tuple[str, ...]
@@ -50,7 +49,6 @@ def plan_micro_steps(recurrence: Recurrence, micro: MicroSteps, fast: SchedulePl
     plan = MicroStepsPlan(
         arguments=", ".join(arguments),
         cotangents=", ".join(cotangents),
-        steps=steps,
         tokens=tuple(tokens),
         forward=fast.forward_call,
         results=", ".join([*(f"_last_steps({name}, {steps})" for name in outputs), *finals]),

@@ -46,9 +46,8 @@ def with_fallback(fast: SchedulePlan, universal: SchedulePlan) -> SchedulePlan:
     """``fast`` for the calls that fit it, and ``universal`` for the others."""
 
     def choice(chosen: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-        inner = ([f"    {line}" for line in lines] for lines in (chosen, other))
-        first, second = inner
-        return (f"if {fast.fits}:", *first, "else:", *second)
+        indented = [f"    {line}" for line in chosen]
+        return (f"if {fast.fits}:", *indented, "else:", *(f"    {line}" for line in other))
 
     shared = (name for name in universal.helpers if name != "arithmetic")
     return replace(
