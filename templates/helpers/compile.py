@@ -1,6 +1,7 @@
 """The first call compiles all kernels at once instead of one after another."""
 
 import contextlib
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,16 @@ import triton
 
 _COMPILED = set()
 _COMPILING = threading.Lock()
+
+
+def _length(kernel):
+    """Characters of a kernel and of the functions it calls: the longest compiles longest."""
+    reached = [kernel]
+    for function in reached:
+        called = (globals().get(name) for name in function.fn.__code__.co_names)
+        kernels = (value for value in called if isinstance(value, triton.JITFunction))
+        reached += [value for value in kernels if value not in reached]
+    return sum(len(function.src) for function in reached)
 
 
 def _compile_ahead(inputs, with_gradients):
@@ -23,23 +34,24 @@ def _compile_ahead(inputs, with_gradients):
         return
     given = [torch.empty_like(x, device="meta") if torch.is_tensor(x) else x for x in inputs]
     kernels = [value for value in globals().values() if isinstance(value, triton.JITFunction)]
-
-    def compile_one(kernel, args, kwargs):
-        _wait_for_triton()  # noqa: F821
-        with torch.cuda.device(device), contextlib.suppress(Exception):
-            compiled = type(kernel).run(kernel, *args, **{**kwargs, "warmup": True})
-            compiled.run  # noqa: B018 (builds the launcher too)
+    jobs = []
 
     def intercept(kernel):
         def run(*args, **kwargs):
             if any(torch.is_tensor(x) and x.is_meta for x in args):
-                pool.submit(compile_one, kernel, args, kwargs)
+                jobs.append((kernel, args, {**kwargs, "warmup": True}))
             else:  # another thread's launch
                 type(kernel).run(kernel, *args, **kwargs)
 
         kernel.run = run
 
-    with _COMPILING, ThreadPoolExecutor() as pool:
+    def compile_one(job):
+        kernel, args, kwargs = job
+        with torch.cuda.device(device), contextlib.suppress(Exception):
+            compiled = type(kernel).run(kernel, *args, **kwargs)
+            compiled.run  # noqa: B018 (builds the launcher too)
+
+    with _COMPILING:
         if key in _COMPILED:
             return
         _COMPILED.add(key)
@@ -55,3 +67,14 @@ def _compile_ahead(inputs, with_gradients):
         finally:
             for kernel in kernels:
                 del kernel.run
+        _wait_for_triton()  # noqa: F821
+        # The longest kernel is ready last: it goes first. The first part of each compilation is
+        # Python, of which one thread runs at a time: in turns all of them would be late.
+        jobs.sort(key=lambda job: _length(job[0]), reverse=True)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(0.2)
+        try:
+            with ThreadPoolExecutor() as pool:
+                pool.map(compile_one, jobs)
+        finally:
+            sys.setswitchinterval(interval)
