@@ -27,7 +27,8 @@ from typing import Any
 
 from benchmarks import contenders, processes
 from benchmarks.floors import FLOORS, TORCH, TRITON
-from benchmarks.operators import OPERATORS, Shape
+from benchmarks.operators import OPERATORS
+from benchmarks.shapes import Shape
 
 BYTE_CODE = Path(tempfile.gettempdir()) / "seqgen-benchmarks"
 """Where the measured processes keep byte code: the libraries' own folders may be read-only."""

@@ -1,13 +1,7 @@
-"""What is raced: for every operator its inputs, its truth, our spec and the peers.
-
-Input distributions are those of FLA's own benchmark (gates from logsigmoid of a normal, write
-strengths from its sigmoid) and Mamba-2's initialisation, so that nobody is timed on a case that
-the other side would not choose.
-"""
+"""What is raced: for every operator its inputs, its truth, our spec and the peers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,50 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import references
+from benchmarks import inputs, references
+from benchmarks.inputs import Inputs
+from benchmarks.shapes import Shape
 
-Inputs = dict[str, Tensor]
 Call = Callable[[Mapping[str, Tensor]], Tensor]
 """Takes the inputs of an operator by name, gives its output."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a race: batch, tokens, heads, and head dimension (K = V = D)."""
-
-    B: int
-    T: int
-    H: int
-    D: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shape:
-        """``2x16384x16x128``, in the order batch, tokens, heads, head dimension."""
-        sizes = [int(part) for part in text.split("x") if part.isdecimal()]
-        if text.count("x") != 3 or len(sizes) != 4 or min(sizes) < 1:
-            raise ValueError(f"{text!r} is not of the form BxTxHxD, as in 2x16384x16x128")
-        return cls(*sizes)
-
-    def __str__(self) -> str:
-        return f"{self.B}x{self.T}x{self.H}x{self.D}"
-
-
-FLA_SIX = tuple(
-    Shape.parse(text)
-    for text in (
-        "2x16384x16x128",
-        "1x8192x96x128",
-        "4x2048x16x128",
-        "4x4096x64x128",
-        "8x2048x32x256",
-        "8x1024x8x64",
-    )
-)
-SHAPE_SETS = {
-    "six": FLA_SIX,
-    "one": FLA_SIX[:1],
-    "sweep": tuple(Shape(32768 // t, t, 16, 128) for t in (512 << i for i in range(7))),
-}
 
 
 @dataclass(frozen=True)
@@ -103,100 +59,6 @@ class Operator:
 def ours(function: Callable[..., tuple[Tensor, object]]) -> Call:
     """The calling convention of a generated operator: every input by name, ``(o, state)`` back."""
     return lambda inputs: function(**inputs)[0]
-
-
-def _normal(
-    shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
-
-
-def _qkv(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    return {name: _normal((s.B, s.T, s.H, s.D), generator, dtype) for name in ("q", "k", "v")}
-
-
-def _head_gate(s: Shape, generator: torch.Generator) -> Tensor:
-    return F.logsigmoid(_normal((s.B, s.T, s.H), generator))
-
-
-def _simple_gla(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    return {**_qkv(s, dtype, generator), "g": _head_gate(s, generator)}
-
-
-def _gla(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    g = F.logsigmoid(_normal((s.B, s.T, s.H, s.D), generator)).clamp_min(-5)
-    return {**_qkv(s, dtype, generator), "g": g.to(dtype)}
-
-
-def _beta(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    return _normal((s.B, s.T, s.H), generator).sigmoid().to(dtype)
-
-
-def _delta(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    return {**_qkv(s, dtype, generator), "beta": _beta(s, dtype, generator)}
-
-
-def _gated_delta(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    gate = _head_gate(s, generator)
-    return {**_qkv(s, dtype, generator), "g": gate, "beta": _beta(s, dtype, generator)}
-
-
-def _rwkv6(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    tokens = (s.B, s.T, s.H, s.D)
-    made = {name: _normal(tokens, generator, dtype) for name in ("r", "k", "v")}
-    made["w"] = F.logsigmoid(_normal(tokens, generator)).to(dtype)
-    return {**made, "u": _normal((s.H, s.D), generator, dtype)}
-
-
-def _rwkv7(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    """The decay as RWKV-7's layer bounds it; ``kk`` has length 1 and ``a`` lies in 0 ... 1."""
-    tokens = (s.B, s.T, s.H, s.D)
-    made = {name: _normal(tokens, generator, dtype) for name in ("r", "k", "v")}
-    made["w"] = (-math.exp(-0.5) * _normal(tokens, generator).sigmoid()).to(dtype)
-    made["kk"] = F.normalize(_normal(tokens, generator), dim=-1).to(dtype)
-    return {**made, "a": _normal(tokens, generator).sigmoid().to(dtype)}
-
-
-def _hgrn(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    channels = (s.B, s.T, s.H * s.D)
-    gate = F.logsigmoid(_normal(channels, generator)).to(dtype)
-    return {"x": _normal(channels, generator, dtype), "g": gate}
-
-
-MAMBA_STATE = 128
-"""State size N of the Mamba-2 races; the head dimension P is the shape's D."""
-
-
-def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device)
-
-
-def _dt_bias(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """What softplus makes a step of 0.001 ... 0.1 from."""
-    step = 1e-3 * 100 ** _uniform(shape, generator)
-    return step + (-torch.expm1(-step)).log()
-
-
-def _kda(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    """The gate as the layer projects it, before softplus and ``A_log``."""
-    return {
-        **_delta(s, dtype, generator),
-        "a": _normal((s.B, s.T, s.H, s.D), generator, dtype),
-        "A_log": (1 + 15 * _uniform((s.H,), generator)).log(),
-        "dt_bias": _dt_bias((s.H, s.D), generator),
-    }
-
-
-def _mamba2(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
-    return {
-        "x": _normal((s.B, s.T, s.H, s.D), generator, dtype),
-        "dt": _normal((s.B, s.T, s.H), generator, dtype),
-        "B": _normal((s.B, s.T, 1, MAMBA_STATE), generator, dtype),
-        "C": _normal((s.B, s.T, 1, MAMBA_STATE), generator, dtype),
-        "A": -(1 + 15 * _uniform((s.H,), generator)),
-        "D": torch.ones(s.H, device=generator.device),
-        "dt_bias": _dt_bias((s.H,), generator),
-    }
 
 
 def retention_log_decay(heads: int, device: torch.device) -> Tensor:
@@ -318,14 +180,14 @@ OPERATORS = {
         Operator(
             "simple_gla",
             "examples/simple_gla.yaml",
-            _simple_gla,
+            inputs.simple_gla,
             _linear_truth,
             (Peer("fla simple_gla", _fla("simple_gla", "chunk_simple_gla"), 173, WRONG_AT_64),),
         ),
         Operator(
             "linear_attention",
             "examples/linear_attention.yaml",
-            _qkv,
+            inputs.qkv,
             _linear_truth,
             (
                 Peer(
@@ -339,14 +201,14 @@ OPERATORS = {
         Operator(
             "retnet",
             "examples/retnet.yaml",
-            _qkv,
+            inputs.qkv,
             _retnet_truth,
             (Peer("fla retention", _fla("retention", "chunk_retention"), 165),),
         ),
         Operator(
             "mamba2_ssd",
             "examples/mamba2_ssd.yaml",
-            _mamba2,
+            inputs.mamba2,
             _mamba2_truth,
             (
                 Peer("mamba_ssm ssd", _mamba_ssm, 150, "chunk 256"),
@@ -356,14 +218,14 @@ OPERATORS = {
         Operator(
             "gla",
             "examples/gla.yaml",
-            _gla,
+            inputs.gla,
             _linear_truth,
             (Peer("fla gla", _fla("gla", "chunk_gla"), 320),),
         ),
         Operator(
             "delta_rule",
             "examples/delta_rule.yaml",
-            _delta,
+            inputs.delta,
             _delta_truth,
             (
                 Peer(
@@ -377,7 +239,7 @@ OPERATORS = {
         Operator(
             "gated_delta_rule",
             "examples/gated_delta_rule.yaml",
-            _gated_delta,
+            inputs.gated_delta,
             _delta_truth,
             (
                 Peer(
@@ -393,14 +255,14 @@ OPERATORS = {
         Operator(
             "kda",
             "examples/kda.yaml",
-            _kda,
+            inputs.kda,
             _kda_truth,
             (Peer("fla kda", _fla_kda, 300, "gate and l2norm in its kernels"),),
         ),
         Operator(
             "rwkv6",
             "examples/rwkv6.yaml",
-            _rwkv6,
+            inputs.rwkv6,
             _rwkv6_truth,
             (Peer("fla rwkv6", _fla("rwkv6", "chunk_rwkv6"), 326),),
             frozen=("u",),
@@ -408,14 +270,14 @@ OPERATORS = {
         Operator(
             "rwkv7",
             "examples/rwkv7.yaml",
-            _rwkv7,
+            inputs.rwkv7,
             _rwkv7_truth,
             (Peer("fla rwkv7", _fla_rwkv7, 446, "a and b in torch"),),
         ),
         Operator(
             "hgrn",
             "examples/hgrn.yaml",
-            _hgrn,
+            inputs.hgrn,
             lambda i: references.gated_scan(i["x"], i["g"]),
             (
                 Peer("fla hgrn chunk", _fla("hgrn", "chunk_hgrn"), 24),

@@ -25,7 +25,8 @@ from typing import Any
 
 from benchmarks import cold_start, contenders, processes, report
 from benchmarks.floors import FLOORS
-from benchmarks.operators import OPERATORS, SHAPE_SETS, Operator, Shape
+from benchmarks.operators import OPERATORS, Operator
+from benchmarks.shapes import SHAPE_SETS, Shape
 
 DEFAULT_OPERATORS = ("simple_gla", "linear_attention", "retnet", "mamba2_ssd")
 # Measured on an H200 with 16 cores.

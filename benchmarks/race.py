@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import contenders, peer_tuning, protocol
-from benchmarks.operators import OPERATORS, Call, Operator, Shape
+from benchmarks.operators import OPERATORS, Call, Operator
 from benchmarks.references import relative_error
+from benchmarks.shapes import Shape
 
 ACCURACY_TOKENS = 1024
 WRONG = 0.05

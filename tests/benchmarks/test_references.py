@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.operators import OPERATORS, Shape
+from benchmarks.operators import OPERATORS
 from benchmarks.references import l2norm, relative_error
+from benchmarks.shapes import Shape
 
 T = 70  # two whole chunks and a rest
 
