@@ -6,16 +6,25 @@ on small sizes.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from seqgen.errors import SeqgenError, UsageError
+from seqgen.verify_inputs import (
+    Case,
+    make_arguments,
+    reached_states,
+    verify_cases,
+    verify_sizes,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -29,30 +38,6 @@ LIMITS = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """One call to compare: a batch of sequences, or packed ones, with decays of one kind."""
-
-    name: str
-    batch: int
-    length: int
-    borders: tuple[int, ...] | None = None
-    decay: str = "usual"
-    """Of inputs whose range reaches -inf: none, weak, strong, or a value at every fifth token."""
-    wide: bool = False
-    """In the interpreter, sizes from which on the chunkwise kernels serve."""
-
-
-LENGTHS = (Case("T=1", 2, 1), Case("T=17", 2, 17), Case("T=70", 2, 70))
-PACKED = Case("packed", 1, 64, (0, 5, 5, 37, 64))
-WIDE = (
-    Case("T=70, wide", 1, 70, wide=True),
-    Case("packed, wide", 1, 90, (0, 17, 17, 90), wide=True),
-)
-LONG = (Case("T=333", 2, 333), Case("packed long", 1, 600, (0, 1, 1, 257, 600)))
-DECAYS = ("none", "weak", "strong", "-20", "-100", "-inf")
-
-
-@dataclass(frozen=True)
 class Comparison:
     """One tensor of one case: its relative RMS error and the limit it has to keep."""
 
@@ -60,6 +45,10 @@ class Comparison:
     tensor: str
     error: float
     limit: float
+    chunkwise: bool = False
+    """Whether chunkwise kernels gave it, and not the token-serial ones."""
+    defined: bool = True
+    """Whether the float64 result is finite: if not, the equations are at fault, not the kernels."""
 
     @property
     def passed(self) -> bool:
@@ -82,14 +71,33 @@ def run_verify(source: Path, dtypes: list[str] | None, as_json: bool) -> int:
     else:
         print(f"{'case':<28}{'tensor':<18}{'error':>10}{'limit':>10}")
         for c in comparisons:
-            verdict = "" if c.passed else "  FAILED"
+            verdict = (
+                "" if c.passed else "  FAILED" if c.defined else "  not finite in float64 either"
+            )
             print(f"{c.case:<28}{c.tensor:<18}{c.error:>10.1e}{c.limit:>10.0e}{verdict}")
-    failed = sum(not c.passed for c in comparisons)
-    where = "on this GPU" if _has_gpu() else "in Triton's interpreter (no GPU here)"
-    summary = f"{module.SPEC['operator']}: {len(comparisons) - failed} of {len(comparisons)} agree"
     # With --json, stdout is for programs alone.
-    print(f"{summary} with float64, {where}.", file=sys.stderr if as_json else sys.stdout)
-    return 1 if failed else 0
+    print(
+        _summary(module.SPEC["operator"], comparisons), file=sys.stderr if as_json else sys.stdout
+    )
+    return 0 if all(c.passed for c in comparisons) else 1
+
+
+def _summary(name: str, comparisons: list[Comparison]) -> str:
+    passed = sum(c.passed for c in comparisons)
+    where = "on this GPU" if _has_gpu() else "in Triton's interpreter (no GPU here)"
+    text = f"{name}: {passed} of {len(comparisons)} agree with float64, {where}."
+    cases = {c.case: c.chunkwise for c in comparisons}
+    if any(cases.values()):
+        text += f" {sum(cases.values())} of {len(cases)} cases ran in chunks."
+    else:
+        text += " All cases ran token by token."
+    undefined = sum(not c.defined for c in comparisons)
+    if undefined:
+        text += (
+            f" {undefined} are not finite in float64 either: there the equations overflow or divide"
+            " by zero, whatever runs them."
+        )
+    return text
 
 
 def _has_gpu() -> bool:
@@ -112,35 +120,6 @@ def _load(source: Path) -> ModuleType:
     return load_operator(source)
 
 
-def verify_cases(spec: dict[str, Any], on_gpu: bool) -> list[Case]:
-    """Lengths below and above a chunk, packs with an empty sequence, decays of every strength.
-
-    The interpreter is slow: there, short sequences, narrow tensors that the token-serial kernels
-    take but for two cases, and two kinds of decay.
-    """
-    cases = [*LENGTHS, PACKED, *(LONG if on_gpu else WIDE)]
-    if any(_decays(tensor) for tensor in spec["arguments"].values()):
-        length = 150 if on_gpu else 17
-        kinds = DECAYS if on_gpu else ("strong", "-inf")
-        cases += [Case(f"decay {kind}", 2, length, decay=kind) for kind in kinds]
-    return cases
-
-
-def _decays(tensor: dict[str, Any]) -> bool:
-    """Whether an argument is a log-decay: an input that may be -inf."""
-    bounds = tensor["range"]
-    return tensor["kind"] == "input" and bounds is not None and bounds[0] == float("-inf")
-
-
-def decayed(values: torch.Tensor, kind: str) -> torch.Tensor:
-    """Log-decays [B, T, ...] of one kind, made from usual ones; never above them or 0."""
-    if kind in ("usual", "none", "weak", "strong"):
-        return values * {"usual": 1.0, "none": 0.0, "weak": 0.01, "strong": 8.0}[kind]
-    values = values.clone()
-    values[:, 2::5] = float(kind)
-    return values
-
-
 def verify(module: ModuleType, dtype: str) -> list[Comparison]:
     """Compare results and all gradients with float64 autograd through the reference.
 
@@ -156,30 +135,20 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch, length, borders = case.batch, case.length, case.borders
-    label = f"{dtype} {case.name}"
+    borders, label, spec = case.borders, f"{dtype} {case.name}", module.SPEC
     io = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     generator = torch.Generator().manual_seed(20)
-    spec = module.SPEC
-    sizes = verify_sizes(spec, on_gpu=device == "cuda", wide=case.wide)
-    sequences = batch if borders is None else len(borders) - 1
-    tensors = {}
-    for name, tensor in spec["arguments"].items():
-        lead = [batch, length] if tensor["kind"] == "input" else []
-        shape = lead + [sizes[axis] for axis in tensor["axes"]]
-        value = random_values(shape, tensor["range"], len(tensor["axes"]) > 1, generator)
-        if _decays(tensor):
-            value = decayed(value, case.decay)
-        declared = tensor["kind"] == "parameter" or tensor["dtype"] == "float32"
-        tensors[name] = value.to(torch.float32 if declared else io).to(device)
-    states = []
-    for name, axes in spec["states"].items():
-        state = 0.1 * torch.randn(sequences, *(sizes[a] for a in axes), generator=generator)
-        states.append((torch.full_like(state, 3) if name == "position" else state).to(device))
+    sizes = verify_sizes(spec, device == "cuda", case)
+    arguments = make_arguments(spec, sizes, case, io, generator)
+    reached = reached_states(module, sizes, case, arguments, generator)
+    tensors = {name: value.to(device) for name, value in arguments.items()}
+    states = [state.to(device) for state in reached]
     packing = None if borders is None else torch.tensor(borders, device=device, dtype=torch.int32)
     operator = getattr(module, spec["operator"])
     reference = getattr(module, f"{spec['operator']}_reference")
-    found, leaves = _run(operator, spec, tensors, states, packing, None)
+    with _launched(module) as launchers:
+        found, leaves = _run(operator, spec, tensors, states, packing, None)
+    chunkwise = not all(name.startswith("launch_recurrent_") for name in launchers)
     exact, exact_leaves = _run(reference, spec, tensors, states, packing, torch.float64)
     labels = [*spec["outputs"], *(f"{name} (final)" for name in spec["states"])]
     # Both get the same gradients of results, rounded once, as they get the same inputs.
@@ -187,8 +156,13 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     gradients = _gradients(found, leaves, weights)
     exact_gradients = _gradients(exact, exact_leaves, weights)
     limits = LIMITS[dtype]
+
+    def compared(name: str, a: torch.Tensor, b: torch.Tensor, limit: float) -> Comparison:
+        defined = bool(torch.isfinite(b).all())
+        return Comparison(label, name, relative_error(a, b), limit, chunkwise, defined)
+
     rows = [
-        Comparison(label, name, relative_error(a, b), limits["result"])
+        compared(name, a, b, limits["result"])
         for name, a, b in zip(labels, found, exact, strict=True)
     ]
     names = [*tensors, *(f"initial {name}" for name in spec["states"])]
@@ -196,56 +170,31 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     for name, a, b in zip(names, gradients, exact_gradients, strict=True):
         gate = name in tensors and len(spec["arguments"][name]["axes"]) < key
         limit = limits["gate" if gate else "gradient"]
-        rows.append(Comparison(label, f"d {name}", relative_error(a, b), limit))
+        rows.append(compared(f"d {name}", a, b, limit))
     return rows
 
 
-def verify_sizes(spec: dict[str, Any], on_gpu: bool, wide: bool = False) -> dict[str, int]:
-    """Sizes to verify at: the defaults on a GPU, small odd ones in the interpreter.
+@contextmanager
+def _launched(module: ModuleType) -> Iterator[set[str]]:
+    """Notes the launchers that run inside."""
+    names: set[str] = set()
+    launchers = {n: f for n, f in vars(module).items() if n.startswith("launch_")}
 
-    ``wide`` ones there are the least with which the chunkwise kernels serve.
-    """
-    sizes: dict[str, int] = {}
-    # Sizes that a formula ties together stay as the spec has them.
-    tied = " ".join(
-        f"{name} {axis['derived']}" for name, axis in spec["axes"].items() if axis["derived"]
-    )
-    for number, (name, axis) in enumerate(spec["axes"].items()):
-        if axis["fixed"] or name in re.findall(r"[A-Za-z_]\w*", tied):
-            sizes[name] = axis["size"]
-        elif axis["twin"] is not None:
-            sizes[name] = sizes[axis["twin"]]
-        elif axis["parent"] is not None:
-            sizes[name] = 2 * sizes.get(axis["parent"], 2)
-        elif on_gpu and axis["size"] > 16:
-            sizes[name] = axis["size"]
-        else:
-            small = (33, 35, 34) if wide else (5, 7, 6)
-            sizes[name] = 2 if axis["size"] <= 16 else small[number % 3]
-    return sizes
+    def noted(name: str, launch: Any) -> Any:
+        @functools.wraps(launch)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            names.add(name)
+            return launch(*args, **kwargs)
 
+        return run
 
-def random_values(
-    shape: list[int], bounds: list[float] | None, vector: bool, generator: torch.Generator
-) -> torch.Tensor:
-    """Values inside the declared range; without one, vectors of length about one.
-
-    Longer keys would let an erasing state grow beyond all dtypes.
-    """
-    import torch
-
-    scale = shape[-1] ** -0.5 if vector and bounds is None else 0.5
-    values = scale * torch.randn(shape, generator=generator)
-    if bounds is None:
-        return values
-    low, high = bounds
-    if low == float("-inf") and high == float("inf"):
-        return values
-    if low == float("-inf"):
-        return high - torch.nn.functional.softplus(values * 2)
-    if high == float("inf"):
-        return low + torch.nn.functional.softplus(values * 2)
-    return low + (high - low) * torch.sigmoid(values * 2)
+    try:
+        for name, launch in launchers.items():
+            setattr(module, name, noted(name, launch))
+        yield names
+    finally:
+        for name, launch in launchers.items():
+            setattr(module, name, launch)
 
 
 def _run(

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import seqgen
-from seqgen.verify import (
-    Comparison,
+from seqgen.verify import Comparison, relative_error, run_verify, verify
+from seqgen.verify_inputs import (
+    PACKED,
+    Case,
     decayed,
+    make_arguments,
     random_values,
-    relative_error,
-    run_verify,
-    verify,
+    reached_states,
     verify_cases,
     verify_sizes,
 )
@@ -48,10 +49,10 @@ def test_a_right_operator_passes(module):
 
 def test_without_a_gpu_some_cases_are_for_the_chunkwise_kernels(module):
     wide = [case for case in verify_cases(module.SPEC, on_gpu=False) if case.wide]
-    sizes = verify_sizes(module.SPEC, on_gpu=False, wide=True)
+    sizes = verify_sizes(module.SPEC, False, wide[0])
     assert len(wide) == 2
     assert all(module._linear_fits({**sizes, "T": case.length}) for case in wide)
-    narrow = verify_sizes(module.SPEC, on_gpu=False)
+    narrow = verify_sizes(module.SPEC, False, PACKED)
     assert not module._linear_fits({**narrow, "T": 70})
 
 
@@ -78,12 +79,62 @@ def test_verdict_is_the_last_line(as_json, module, monkeypatch, capsys):
     monkeypatch.setattr("seqgen.verify.verify", lambda module, dtype: rows)
     assert run_verify(Path("simple_gla.yaml"), ["fp32"], as_json) == 1
     shown = capsys.readouterr()
-    verdict = "simple_gla: 1 of 2 agree with float64, "
+    verdict = "simple_gla: 1 of 2 agree with float64, in Triton's interpreter (no GPU here). "
+    verdict += "All cases ran token by token."
     if as_json:
         assert [row["passed"] for row in json.loads(shown.out)] == [True, False]
         assert shown.err.startswith(verdict)
     else:
         assert shown.out.splitlines()[-1].startswith(verdict) and shown.err == ""
+
+
+def test_what_is_not_finite_in_float64_is_counted_apart(module, monkeypatch, capsys):
+    broken_spec = SimpleNamespace(
+        SPEC=module.SPEC,
+        simple_gla=lambda q, k, v, g, **options: module.simple_gla(q / 0, k, v, g, **options),
+        simple_gla_reference=lambda q, *rest, **options: module.simple_gla_reference(
+            q / 0, *rest, **options
+        ),
+    )
+    rows = [row for row in verify(broken_spec, "fp32") if row.case == "fp32 T=17"]
+    assert {row.tensor: row.defined for row in rows}["o"] is False
+    assert {row.tensor: row.defined for row in rows}["S (final)"] is True
+    monkeypatch.setattr("seqgen.verify._load", lambda source: module)
+    monkeypatch.setattr("seqgen.verify.verify", lambda module, dtype: rows)
+    assert run_verify(Path("simple_gla.yaml"), ["fp32"], False) == 1
+    shown = capsys.readouterr().out
+    assert "  not finite in float64 either\n" in shown
+    assert "there the equations overflow or divide by zero, whatever runs them." in shown
+
+
+def test_verdict_says_how_many_cases_ran_in_chunks(module, monkeypatch, capsys):
+    rows = [Comparison("T=70, wide", "o", 1e-6, 1e-4, chunkwise=True), Comparison("T=1", "o", 0, 1)]
+    monkeypatch.setattr("seqgen.verify._load", lambda source: module)
+    monkeypatch.setattr("seqgen.verify.verify", lambda module, dtype: rows)
+    assert run_verify(Path("simple_gla.yaml"), ["fp32"], False) == 0
+    assert capsys.readouterr().out.endswith(" 1 of 2 cases ran in chunks.\n")
+
+
+def test_initial_states_are_such_as_the_operator_leaves(module):
+    """After some tokens of values that are 1 times keys that are 1, no state is below 0."""
+    case = Case("packed", 1, 9, (0, 4, 4, 9))
+    sizes = verify_sizes(module.SPEC, False, case)
+    generator = torch.Generator().manual_seed(3)
+    arguments = make_arguments(module.SPEC, sizes, case, torch.float32, generator)
+    squares = lambda q, k, v, g, **options: module.simple_gla_reference(
+        q, torch.ones_like(k), torch.ones_like(v), g, **options
+    )
+    positive = SimpleNamespace(SPEC=module.SPEC, simple_gla_reference=squares)
+    (state,) = reached_states(positive, sizes, case, arguments, generator)
+    heads = [sizes[axis] for axis in module.SPEC["states"]["S"]]
+    assert state.shape == (3, *heads) and state.dtype == torch.float32
+    assert float(state.min()) > 0
+
+
+def test_on_a_gpu_64_channels_are_verified_too(module):
+    narrow = [case for case in verify_cases(module.SPEC, on_gpu=True) if case.most]
+    assert [verify_sizes(module.SPEC, True, case)["K"] for case in narrow] == [64]
+    assert verify_sizes(module.SPEC, True, PACKED)["K"] == 128
 
 
 def test_decays_of_every_strength():
