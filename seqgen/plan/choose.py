@@ -12,6 +12,7 @@ from seqgen.plan.linear import plan_linear
 from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan, with_fallback
+from seqgen.plan.transposed import plan_transposed
 from seqgen.plan.vector import plan_vector
 from seqgen.plan.vector_delta import plan_vector_delta
 
@@ -40,11 +41,13 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
         fast = _fastest(micro.recurrence, analyse(micro.recurrence), gpu)
         return plan_micro_steps(recurrence, micro, fast) if isinstance(fast, SchedulePlan) else fast
     kind = structure.family
-    if kind == "linear" and any(c.decay == "key" for c in structure.components):
-        kind = "vector"
+    if kind == "linear":
+        decays = {c.decay for c in structure.components}
+        kind = "vector" if "key" in decays else "transposed" if "value" in decays else kind
     planners = {
         "linear": (plan_linear,),
         "vector": (plan_vector,),
+        "transposed": (plan_transposed,),
         "delta": (plan_delta, plan_vector_delta),
         "dplr": (plan_vector_delta,),
     }
