@@ -15,17 +15,19 @@ from seqgen.passes.structure import Structure
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
+from seqgen.plan.linear_kernels import operand
 from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.transposed_calls import TransposedCalls
 from seqgen.plan.transposed_kernels import plan_transposed_kernels
+from seqgen.plan.transposed_roles import transposed
 from seqgen.plan.vector import HELPERS, LARGE, strong_space, vector_spaces
 from seqgen.plan.vector_kernels import plan_vector_kernels
-from seqgen.plan.vector_roles import find_channel_roles, transposed
+from seqgen.plan.vector_roles import find_channel_roles
 
-FORWARD = (
-    ("transposed_decays", "kernels/transposed_decays.py.jinja"),
+DECAYS = ("transposed_decays", "kernels/transposed_decays.py.jinja")
+OUTPUT = (
     ("transposed_output", "kernels/transposed_output.py.jinja"),
     ("transposed_output_strong", "kernels/transposed_output_strong.py.jinja"),
     ("transposed_output", "kernels/transposed_output_launch.py.jinja"),
@@ -41,13 +43,14 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
         roles = find_channel_roles(recurrence, structure)
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
-        nothing = plan_epilogue(transposed(roles))
     except NoFastFormError as error:
         return str(error)
-    plan = plan_transposed_kernels(roles, rows, epilogue)
-    shared = plan_vector_kernels(transposed(roles), rows, nothing)
+    _, key, value, gate = roles.tiles
+    exchanged = transposed(roles, (value, key, gate))
+    plan = plan_transposed_kernels(roles, rows, epilogue, operand(key), value)
+    shared = plan_vector_kernels(exchanged, rows, plan_epilogue(exchanged))
     calls = TransposedCalls(roles, rows, epilogue, plan.signed)
-    parts = [KernelPart(name, template, plan) for name, template in FORWARD]
+    parts = [KernelPart(name, template, plan) for name, template in (DECAYS, *OUTPUT)]
     parts += [KernelPart(name, template, shared) for name, template in LARGE]
     small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
@@ -69,19 +72,30 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
 
 
 def _spaces(gpu: Gpu) -> list[KernelSpace]:
-    wide = has_async_products(gpu)
-    block = 64 if wide else 32
-    columns = Knob("BV", (64, 128) if wide else (32, 64, 128))
-    keys, warps, stages = Knob("BK", BLOCKS), Knob("num_warps", (4, 8)), Knob("num_stages", (2, 3))
-    decays: Config = {"BV": block, "num_warps": 4}
-    output: Config = {"BK": 64, "BV": block, "num_stages": 2, "num_warps": 4}
+    columns, warps = _columns(gpu), Knob("num_warps", (4, 8))
+    decays: Config = {"BV": columns.values[0], "num_warps": 4}
     shared = (
         space if space.kernel == "vector_state" else replace(space, role="bwd")
         for space in vector_spaces(gpu)
     )
     return [
         KernelSpace("transposed_decays", "fwd", (columns, warps), decays),
-        KernelSpace("transposed_output", "fwd", (keys, columns, stages, warps), output),
-        strong_space("transposed_output_strong", "fwd", output),
+        *output_spaces(gpu),
         *shared,
     ]
+
+
+def output_spaces(gpu: Gpu) -> list[KernelSpace]:
+    """The knobs of the kernels of the output."""
+    columns, keys = _columns(gpu), Knob("BK", BLOCKS)
+    stages, warps = Knob("num_stages", (2, 3)), Knob("num_warps", (4, 8))
+    config: Config = {"BK": 64, "BV": columns.values[0], "num_stages": 2, "num_warps": 4}
+    return [
+        KernelSpace("transposed_output", "fwd", (keys, columns, stages, warps), config),
+        strong_space("transposed_output_strong", "fwd", config),
+    ]
+
+
+def _columns(gpu: Gpu) -> Knob:
+    # Narrower products are wrong where they are async: see the vector schedule.
+    return Knob("BV", (64, 128) if has_async_products(gpu) else (32, 64, 128))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from seqgen.plan.linear_calls import want_final
+from collections.abc import Iterable
+
+from seqgen.plan.linear_calls import Calls, want_final
 from seqgen.plan.linear_tiles import sizes_text
 from seqgen.plan.vector_calls import VectorCalls
 
@@ -41,13 +43,7 @@ class TransposedCalls(VectorCalls):
         ]
 
     def output_lines(self, target: str, flag: str) -> list[str]:
-        leaves = [leaf.tensor.name for leaf in self.epilogue.leaves]
-        given = ", ".join([*self.operands, *self.prepared[2:], self.local("states"), *leaves])
-        end = f"{self.common}, {flag}" if self.epilogue.lines else self.common
-        return [
-            f"{target} = launch_transposed_output({given}, {end})",
-            f"launch_transposed_output_strong({given}, {target}, {end})",
-        ]
+        return output_lines(self, self.operands, target, flag)
 
     def backward(self) -> list[str]:
         final, d_read = f"d_{self.roles.state.name}_final", self.local("d_read")
@@ -61,7 +57,7 @@ class TransposedCalls(VectorCalls):
         made = f"{decayed_read}, {decayed}, {total}, {halves}, {strong}, {scores}"
         rows = f"{d_read}, {value}, {gate}"
         results = f"{again}, {d_value}, {d_gate}"
-        expanded, lines = self.query_lines(query)
+        expanded, lines = each_head(self, query)
         given = f"{rows}, {key}, {expanded}, {halves}, {strong}, {d_scores}, {states}, {d_states}"
         return [
             *self.taken_lines(),
@@ -91,12 +87,24 @@ class TransposedCalls(VectorCalls):
             ")",
         ]
 
-    def query_lines(self, query: str) -> tuple[str, list[str]]:
-        """The queries of each head, for kernels that take a gradient there; lines that make it."""
-        leaf = self.roles.tiles[0].leaf
-        if leaf is None or leaf.lead == "H" or not self.headed:
-            return query, []
-        heads = sizes_text(self.roles, parent=False)[1].split(", ")[0]
-        name = self.local("query")
-        each = f"{heads} // max({query}.shape[2], 1)"
-        return name, [f"{name} = {query}.repeat_interleave({each}, 2)"]
+
+def output_lines(calls: Calls, operands: Iterable[str], target: str, flag: str) -> list[str]:
+    """Lines that give ``target`` the output of queries, keys, values, gates and weights."""
+    leaves = [leaf.tensor.name for leaf in calls.epilogue.leaves]
+    others = (calls.local(name) for name in ("halves", "strong", "states"))
+    given = ", ".join([*operands, *others, *leaves])
+    end = f"{calls.common}, {flag}" if calls.epilogue.lines else calls.common
+    return [
+        f"{target} = launch_transposed_output({given}, {end})",
+        f"launch_transposed_output_strong({given}, {target}, {end})",
+    ]
+
+
+def each_head(calls: Calls, query: str) -> tuple[str, list[str]]:
+    """The queries of each head, for kernels that take a gradient there; lines that make it."""
+    leaf = calls.roles.tiles[0].leaf
+    if leaf is None or leaf.lead == "H" or not calls.headed:
+        return query, []
+    heads = sizes_text(calls.roles, parent=False)[1].split(", ")[0]
+    name = calls.local("query")
+    return name, [f"{name} = {query}.repeat_interleave({heads} // max({query}.shape[2], 1), 2)"]

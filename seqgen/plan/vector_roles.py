@@ -35,20 +35,6 @@ def find_channel_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     return _ChannelFinder(recurrence, component, structure).channel_roles()
 
 
-def transposed(roles: Roles) -> Roles:
-    """The roles for S^T, whose queries are the gradient of what is read of S."""
-    _, key, value, gate = roles.tiles
-    read = Ref(roles.source, (roles.head, roles.value))
-    seed = Role("gradient of what is read", roles.value, read, None)
-    return replace(
-        roles,
-        key=roles.value,
-        value=roles.key,
-        tiles=(seed, value, key, gate),
-        output=replace(roles.output, value=read, dtype=None),
-    )
-
-
 class _ChannelFinder(Finder):
     def channel_roles(self) -> Roles:
         roles = self.roles()

@@ -45,7 +45,10 @@ OWN = {"output_gates": OUTPUT_GATES, "value_gates": VALUE_GATES}
 
 @pytest.mark.parametrize(
     "name",
-    ["simple_gla", "gated_delta_rule", "gla", "value_decay", "kda", "output_gates", "value_gates"],
+    [
+        *("simple_gla", "gated_delta_rule", "gla", "value_decay", "kda", "gated_oja"),
+        *("output_gates", "value_gates"),
+    ],
 )
 def test_gradients_do_not_depend_on_what_is_kept(name, tmp_path):
     op = OWN.get(name) or example(name)
