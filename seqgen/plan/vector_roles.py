@@ -4,9 +4,7 @@ The log-decay is a tile over that axis, the gate; row factors are part of the ti
 and keys. With one per key channel, an output that reads the state before the token's update may
 add the token's own write, weighed by a bonus per channel: ``sum(q * (prev(S) + u * k * v), K)``.
 
-With one per value channel, the transposed state has one per key channel. That its keys are values
-and its values keys leaves gradients what they are; what is read of the state is, in the transposed
-recurrence, the gradient of the queries, and the gradient of what is read are its queries.
+With one per value channel, the transposed state has one per key channel: see transposed_roles.
 """
 
 from __future__ import annotations
