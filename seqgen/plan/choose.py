@@ -12,6 +12,8 @@ from seqgen.plan.linear import plan_linear
 from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan, with_fallback
+from seqgen.plan.transposed import plan_transposed
+from seqgen.plan.transposed_delta import plan_transposed_delta
 from seqgen.plan.vector import plan_vector
 from seqgen.plan.vector_delta import plan_vector_delta
 
@@ -40,12 +42,17 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
         fast = _fastest(micro.recurrence, analyse(micro.recurrence), gpu)
         return plan_micro_steps(recurrence, micro, fast) if isinstance(fast, SchedulePlan) else fast
     kind = structure.family
-    if kind == "linear" and any(c.decay == "key" for c in structure.components):
-        kind = "vector"
+    if kind == "linear":
+        decays = {c.decay for c in structure.components}
+        kind = "vector" if "key" in decays else "transposed" if "value" in decays else kind
+    elif kind == "delta" and _reads_values(structure):
+        kind = "transposed_delta"
     planners = {
         "linear": (plan_linear,),
         "vector": (plan_vector,),
+        "transposed": (plan_transposed,),
         "delta": (plan_delta, plan_vector_delta),
+        "transposed_delta": (plan_transposed_delta,),
         "dplr": (plan_vector_delta,),
     }
     reason = ""
@@ -55,3 +62,8 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
             return planned
         reason = planned
     return reason
+
+
+def _reads_values(structure: Structure) -> bool:
+    """Whether an output contracts the other axis of a state than its erase."""
+    return any(c.side(read) == "value" for c in structure.components for read in c.reads)

@@ -163,6 +163,10 @@ class Calls:
             arguments.append(flag)
         return f"launch_linear_output({', '.join(arguments)})"
 
+    def output_lines(self, target: str, flag: str) -> list[str]:
+        """Lines that give ``target`` the output, or what was read for a ``flag`` of False."""
+        return [f"{target} = {self.output_call(flag)}"]
+
     # The normaliser: values of one, one column.
 
     @property
@@ -238,7 +242,7 @@ class Calls:
             *self.state_lines(final, KEEP_STATES),
             f"if {KEEP_STATES}:",
             f"    kept.extend({_tuple(self.walked)})",
-            f"{output} = {self.output_call('True')}",
+            *self.output_lines(output, "True"),
             f"return {output}{'' if self.headed else '.squeeze(2)'}, {', '.join(finals)}",
         ]
 
@@ -315,7 +319,7 @@ class Calls:
         if epilogue.recompute:
             again = [f"    {line}" for line in self.state_lines("_", "True")]
             compute = [f"if {self.local('states')} is None:", *again]
-            compute.append(f"{found} = {self.output_call('False')}")
+            compute += self.output_lines(found, "False")
             if epilogue.recompute != "True":
                 lines += [f"{found} = None", f"if {epilogue.recompute}:"]
                 compute = [f"    {line}" for line in compute]

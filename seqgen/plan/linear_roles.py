@@ -149,8 +149,13 @@ def require(condition: bool, reason: str) -> None:
         raise NoFastFormError(reason)
 
 
-def matrix_component(recurrence: Recurrence, structure: Structure) -> Component:
-    """The component of the only matrix state, if reads and output have the form of a role's."""
+def matrix_component(
+    recurrence: Recurrence, structure: Structure, contracted: str = "key"
+) -> Component:
+    """The component of the only matrix state, if reads and output have the form of a role's.
+
+    ``contracted`` says which axis the read has to contract, "key" or "value".
+    """
     names = tuple(state.name for state in recurrence.states)
     require(len(names) == 1 or names in structure.fused, "there are several states")
     matrices = [c for c in structure.components if c.family == structure.family]
@@ -165,13 +170,14 @@ def matrix_component(recurrence: Recurrence, structure: Structure) -> Component:
     require(len(form.value_axes) == 1, "the state has several value axes")
     require(len(component.reads) == 1, "the state is read more than once")
     (read,) = component.reads
-    require(component.side(read) == "key", "the value axis is contracted")
+    side = component.side(read)
+    require(side == contracted, f"the {side} axis is contracted")
     require(not read.expand, "several queries share a state")
     require(len(recurrence.outputs) == 1, "there are several outputs")
     state = recurrence.state(component.states[0])
     require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
     require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
-    wanted = (*form.head_axes, *form.value_axes)
+    wanted = (*form.head_axes, *(form.value_axes if side == "key" else form.key_axes))
     require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
     return component
 
@@ -187,6 +193,8 @@ class Finder:
         self.head = self.heads[0] if self.heads else "head"
         self.parent = (recurrence.axis(self.head).parent or "") if self.heads else ""
         (self.key,), (self.value,) = form.key_axes, form.value_axes
+        on_key = component.side(component.reads[0]) == "key"
+        self.queried = self.key if on_key else self.value
         self.definitions = {a.name: a.value for a in recurrence.let}
         self.tensors = {t.value: t for t in recurrence.tensors}
 
@@ -195,7 +203,7 @@ class Finder:
         component = self.component
         (read,) = component.reads
         output = self.structure.outputs[0]
-        query, of_query = self.split(component.query, "query", self.key)
+        query, of_query = self.split(read.weight, "query", self.queried)
         key, of_key = self.split(component.key, "key", self.key)
         value, of_value = self.split(component.value, "value", self.value)
         erase: list[Expr] = []

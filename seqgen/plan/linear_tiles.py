@@ -29,7 +29,8 @@ TEMPLATE_NAMES = frozenset(
     EPILOGUE PRECISION q k v read scores state causal high low result place blocks scale b c_k
     keep dot cu_seqlens cu_seqlens_ptr starts_ptr owners_ptr chunks sizes config io new programs
     launch grid B cu_seqlens decay write states i_v n_tokens NK NV HQ HK HV output q_ptr k_ptr v_ptr
-    decay_ptr write_ptr read_ptr states_ptr output_ptr sums sums_ptr erase erase_ptr""".split()
+    decay_ptr write_ptr read_ptr states_ptr output_ptr sums sums_ptr erase erase_ptr HG gates
+    gates_ptr halves halves_ptr strong strong_ptr weights_ptr""".split()
 )
 CONSTANTS = {
     "H": "H",

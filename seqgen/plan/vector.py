@@ -63,9 +63,6 @@ def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
     results = f"{roles.output.name}, {roles.state.name}_final"
     forward = f"{results} = _vector_forward({call}, want_final, kept)"
     backward = f"gradients = _vector_backward({call}, {', '.join(calls.cotangents)}, kept)"
-    steps = "" if recurrence.reverse else "decode steps, and "
-    steps += "fp16, for gates may be above 0, and " if plan.signed else ""
-    fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
     return SchedulePlan(
         name="vector",
         helpers=HELPERS,
@@ -73,12 +70,13 @@ def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         fits=calls.fits,
         forward_call=(forward,),
         backward_call=(backward,),
-        spaces=(*_spaces(gpu), *row_spaces(small)),
-        fallback=f"The token-serial kernels take {fallback}.",
+        spaces=(*vector_spaces(gpu), *row_spaces(small)),
+        fallback=calls.fallback,
     )
 
 
-def _spaces(gpu: Gpu) -> list[KernelSpace]:
+def vector_spaces(gpu: Gpu) -> list[KernelSpace]:
+    """The knobs of the large kernels."""
     # Where products are async, ptxas 12.8 gives operands of 32 bf16 channels wrong addresses: an
     # H200 showed faults.
     wide = has_async_products(gpu)

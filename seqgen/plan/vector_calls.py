@@ -11,6 +11,8 @@ from seqgen.plan.linear_rows import Rows
 class VectorCalls(Calls):
     """Writes the two functions that launch everything."""
 
+    kind = "vector"
+
     def __init__(self, roles: Roles, rows: Rows, epilogue: Epilogue, signed: bool) -> None:
         super().__init__(roles, rows, epilogue)
         self.signed = signed
@@ -40,8 +42,17 @@ class VectorCalls(Calls):
     @property
     def fits(self) -> str:
         """Whether the kernels serve a call, in the generated file."""
-        fits = "_vector_fits(sizes)"
+        fits = f"_{self.kind}_fits(sizes)"
         return f"{self.io()}.dtype != torch.float16 and {fits}" if self.signed else fits
+
+    @property
+    def fallback(self) -> str:
+        """Which calls they do not serve, as a sentence."""
+        key, value = self.roles.key, self.roles.value
+        steps = "" if self.roles.recurrence.reverse else "decode steps, and "
+        steps += "fp16, for gates may be above 0, and " if self.signed else ""
+        calls = f"{steps}calls with T < 16 or {key} or {value} outside 33 to 512"
+        return f"The token-serial kernels take {calls}."
 
     def prepared_lines(self) -> list[str]:
         tiles, results = ", ".join(self.tiles), ", ".join(self.prepared)

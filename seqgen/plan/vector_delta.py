@@ -68,9 +68,6 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
     forward = f"{results} = _vector_delta_forward({call}, want_final, kept)"
     backward = f"gradients = _vector_delta_backward({call}, {', '.join(calls.cotangents)}, kept)"
     sums = ["linear_decay"] if plan.write else []
-    steps = "" if recurrence.reverse else "decode steps, and "
-    steps += "fp16, for gates may be above 0, and " if plan.signed else ""
-    fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
     return SchedulePlan(
         name="vector_delta",
         helpers=(*HELPERS, *sums),
@@ -78,13 +75,13 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
         fits=calls.fits,
         forward_call=(forward,),
         backward_call=(backward,),
-        spaces=(*_spaces(gpu, plan.own), *row_spaces(small)),
-        fallback=f"The token-serial kernels take {fallback}33 to 512, "
-        f"or whose walk over {roles.key} needs more shared memory than there is.",
+        spaces=(*vector_delta_spaces(gpu, plan.own), *row_spaces(small)),
+        fallback=calls.fallback,
     )
 
 
-def _spaces(gpu: Gpu, own: bool) -> list[KernelSpace]:
+def vector_delta_spaces(gpu: Gpu, own: bool) -> list[KernelSpace]:
+    """The knobs of the large kernels; ``own`` as in their plan."""
     hopper = has_async_products(gpu)
     # As in the vector schedule: no products with 32 channels there, unless seen to be right.
     channels, warps = Knob("KI", (64,) if hopper else (32, 64)), Knob("num_warps", (4,))

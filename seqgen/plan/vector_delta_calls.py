@@ -22,24 +22,44 @@ class VectorDeltaCallsPlan(CallsPlan):
 class VectorDeltaCalls(Calls):
     """Writes the two functions that launch everything."""
 
+    kind = "vector_delta"
+
     def __init__(
         self, roles: Roles, rows: Rows, epilogue: Epilogue, kernels: VectorDeltaPlan
     ) -> None:
         super().__init__(roles, rows, epilogue)
         self.kernels, self.own = kernels, kernels.own
 
+    @property
+    def walk(self) -> tuple[str, str]:
+        """Key and value axis of the state as kernels see it."""
+        return self.roles.key, self.roles.value
+
     def plan(self) -> VectorDeltaCallsPlan:
         """The finished plan."""
         kernels = self.kernels
+        extents = ", ".join(f'sizes["{axis}"]' for axis in self.walk)
         return VectorDeltaCallsPlan(
-            **vars(super().plan()), shared_bytes=kernels.shared_bytes, wide=kernels.wide
+            **{**vars(super().plan()), "extents": extents},
+            shared_bytes=kernels.shared_bytes,
+            wide=kernels.wide,
         )
 
     @property
     def fits(self) -> str:
         """Whether the kernels serve a call, in the generated file."""
-        fits = f"_vector_delta_fits(sizes, {self.io()}.dtype)"
+        fits = f"_{self.kind}_fits(sizes, {self.io()}.dtype)"
         return f"{self.io()}.dtype != torch.float16 and {fits}" if self.kernels.signed else fits
+
+    @property
+    def fallback(self) -> str:
+        """Which calls they do not serve, as a sentence."""
+        key, value = self.walk
+        steps = "" if self.roles.recurrence.reverse else "decode steps, and "
+        steps += "fp16, for gates may be above 0, and " if self.kernels.signed else ""
+        calls = f"{steps}calls with T < 16, {key} outside 33 to 256 or {value} outside 33 to 512, "
+        more = f"or whose walk over {key} needs more shared memory than there is"
+        return f"The token-serial kernels take {calls}{more}."
 
     @property
     def extra(self) -> str:
@@ -81,14 +101,20 @@ class VectorDeltaCalls(Calls):
         own = self.only_own("decayed_k", "qk", "ak")
         return [*self.weight, *computed, *(self.local(n) for n in names), *own]
 
-    def prepared_lines(self) -> list[str]:
-        decayed = [self.texts("decayed_q", "w", "decayed_b"), *self.only_own("decayed_k")]
+    def score_lines(self, operands: list[str], erased: str) -> list[str]:
+        """Decays rows and scores pairs of them; ``erased`` is the name of what erases."""
+        decayed = [self.texts("decayed_q", erased, "decayed_b"), *self.only_own("decayed_k")]
         scores = [self.texts("halves", "strong", "total", "ab", "qb"), *self.only_own("qk", "ak")]
-        arguments = [self.local("ab"), *self.only_own("ak"), self.value, self.local("w")]
-        operands, results = ", ".join(self.operands), ", ".join([*decayed, *scores])
+        given, results = ", ".join(operands), ", ".join([*decayed, *scores])
         return [
-            f"{results} = launch_vector_delta_scores({operands}, {self.value}, {self.common})",
-            f"launch_vector_delta_scores_strong({operands}, {results}, {self.common})",
+            f"{results} = launch_vector_delta_scores({given}, {self.value}, {self.common})",
+            f"launch_vector_delta_scores_strong({given}, {results}, {self.common})",
+        ]
+
+    def prepared_lines(self) -> list[str]:
+        arguments = [self.local("ab"), *self.only_own("ak"), self.value, self.local("w")]
+        return [
+            *self.score_lines(self.operands, "w"),
             f"{self.texts('inverse', 'z')} = launch_vector_delta_solve(",
             f"    {', '.join(arguments)}, {self.common}",
             ")",

@@ -27,7 +27,25 @@ def find_erase_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     Raises:
         NoFastFormError: the chunkwise schedule does not cover it.
     """
-    component = matrix_component(recurrence, structure)
+    return _find(recurrence, structure, matrix_component(recurrence, structure))
+
+
+def find_read_erase_roles(recurrence: Recurrence, structure: Structure) -> Roles:
+    """The same where the output contracts the other axis than the erase, as in Oja's rule.
+
+    Key and value axis are those of the output: queries and values are over the key axis, the
+    others over the value axis.
+
+    Raises:
+        NoFastFormError: the chunkwise schedule does not cover it.
+    """
+    component = matrix_component(recurrence, structure, "value")
+    require(component.step.delta is not None, "the value axis is contracted")
+    roles = _find(recurrence, structure, component)
+    return replace(roles, key=roles.value, value=roles.key)
+
+
+def _find(recurrence: Recurrence, structure: Structure, component: Component) -> Roles:
     require(len(recurrence.states) == 1, "there are several states")
     require(len(component.step.erases) == 1, "a token takes several erases")
     require(not component.reads[0].before, "the state is read before the token's update")

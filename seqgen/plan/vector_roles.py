@@ -1,8 +1,10 @@
-"""A linear recurrence with one decay per key channel taken into roles.
+"""A linear recurrence with one decay per key or per value channel taken into roles.
 
-The log-decay is a tile over the key axis, the gate; row factors are part of the tiles of queries
-and keys. An output that reads the state before the token's update may add the token's own write,
-weighed by a bonus per channel: ``sum(q * (prev(S) + u * k * v), K)``.
+The log-decay is a tile over that axis, the gate; row factors are part of the tiles of queries
+and keys. With one per key channel, an output that reads the state before the token's update may
+add the token's own write, weighed by a bonus per channel: ``sum(q * (prev(S) + u * k * v), K)``.
+
+With one per value channel, the transposed state has one per key channel: see transposed_roles.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ def find_channel_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     """
     component = matrix_component(recurrence, structure)
     require(len(recurrence.states) == 1, "there are several states")
+    if component.decay == "value":
+        require(not component.reads[0].before, "the state is read before the token's update")
     return _ChannelFinder(recurrence, component, structure).channel_roles()
 
 
@@ -33,9 +37,12 @@ class _ChannelFinder(Finder):
     def channel_roles(self) -> Roles:
         roles = self.roles()
         query, key, value = roles.tiles
-        log = self.component.log_decay
+        decay = self.component.step.decay
+        axis, log = (
+            (self.key, decay.log) if decay.log_value is None else (self.value, decay.log_value)
+        )
         assert log is not None
-        gate = self.tile("gate", self.key, self.spelled(log), "float32")
+        gate = self.tile("gate", axis, self.spelled(log), "float32")
         tiles = (weighted(query, roles.read), weighted(key, roles.write), value, gate)
         roles = replace(roles, tiles=tiles, decay=None, write=None, read=None)
         return self.before(roles) if self.component.reads[0].before else roles

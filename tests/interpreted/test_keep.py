@@ -27,11 +27,31 @@ OUTPUT_GATES = lower(
     )
 )
 """The gradient of r asks again for what was read of the state."""
+VALUE_GATES = lower(
+    parse_spec(
+        textwrap.dedent("""
+            operator: value_gates
+            axes: {K: 16, V: 16}
+            inputs: {q: [H, K], k: [H, K], v: [H, V], g: [H, V], r: [H, V]}
+            state: {S: [H, K, V]}
+            update: ["S = sigmoid(g) * S + k * v"]
+            output: {o: "sum(q * S, K) * r"}
+        """),
+        "value_gates.yaml",
+    )
+)
+OWN = {"output_gates": OUTPUT_GATES, "value_gates": VALUE_GATES}
 
 
-@pytest.mark.parametrize("name", ["simple_gla", "gated_delta_rule", "gla", "kda", "output_gates"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("simple_gla", "gated_delta_rule", "gla", "value_decay", "kda", "gated_oja"),
+        *("output_gates", "value_gates"),
+    ],
+)
 def test_gradients_do_not_depend_on_what_is_kept(name, tmp_path):
-    op = OUTPUT_GATES if name == "output_gates" else example(name)
+    op = OWN.get(name) or example(name)
     schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
     module = build(op, schedule, tmp_path, num_warps=4)
     setattr(module, f"_{schedule.name}_fits", lambda *sizes: True)

@@ -47,7 +47,9 @@ def test_no_tokens(module):
         assert all(not g.any() for g in gradients(empty(), empty.tensors))
 
 
-@pytest.mark.parametrize("name", ["simple_gla", "mamba2_ssd", "gated_delta_rule", "gla", "rwkv6"])
+@pytest.mark.parametrize(
+    "name", ["simple_gla", "mamba2_ssd", "gated_delta_rule", "gla", "value_decay", "rwkv6"]
+)
 @pytest.mark.parametrize(
     ("keys", "values"),
     [

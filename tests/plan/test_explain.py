@@ -99,8 +99,8 @@ def test_limits_are_those_of_the_generated_file():
     ("name", "sentence"),
     [
         (
-            "value_decay",
-            "The decay is per value and not one number per token and head: that has no ",
+            "key_value_decay",
+            "The decay is per key+value and not one number per token and head: that has no ",
         ),
         (
             "mlstm",
