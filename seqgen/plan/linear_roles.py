@@ -353,14 +353,17 @@ def check_tiles(exprs: Iterable[Expr], roles: Roles, allowed: tuple[str, ...]) -
     for expr in exprs:
         for node in walk(expr):
             moved = isinstance(node, GroupSum | Rename | Pick | Pair | Expand)
-            require(not moved, "a value moves along an axis")
+            require(not moved, f"'{show(node)}' moves values along an axis")
             require(not (isinstance(node, Ref) and node.at), "a token takes several steps")
             axes = set(node.axes) - {roles.head}
             if isinstance(node, Size):
                 axes |= {node.axis} - {roles.head, roles.parent, roles.key, roles.value}
             extra = sorted(axes - set(allowed))
-            require(not extra, f"a value has the axis {', '.join(extra)}")
-            require(len(axes) < 2, f"a value is over {' and '.join(sorted(axes))} together")
+            fitting = " or ".join(allowed) or "none"
+            wrong = f"'{show(node)}' has the axis {', '.join(extra)}, where only {fitting} fits"
+            require(not extra, wrong)
+            both = " and ".join(sorted(axes))
+            require(len(axes) < 2, f"'{show(node)}' is over {both} together")
 
 
 def _own_axes(expr: Expr) -> tuple[str, ...]:

@@ -33,8 +33,9 @@ def check_schedule(spec: Spec, structure: Structure, schedule: SchedulePlan) -> 
     if spec.require_schedule != "chunkwise" or schedule.name != "recurrent":
         return
     notes = _notes(structure, schedule)
-    if structure.family == "recurrent":
-        notes += [f"Not {family}: {reason}." for family, reason in structure.reasons]
+    if structure.family in ("recurrent", "scan"):
+        reasons = (reason for component in structure.components for reason in component.reasons)
+        notes += [f"Not {family}: {why}." for family, why in dict.fromkeys(reasons)]
     raise SpecError(
         "The spec requires a chunkwise schedule, but the operator runs token by token.",
         spec.require_schedule_span,
