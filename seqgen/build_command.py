@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqgen.build import Compiled, compile_spec, read_spec
+from seqgen.cli_tune import parse_sizes
 from seqgen.errors import SeqgenError, UsageError
 from seqgen.gpu.table import Gpu, find_gpu
 from seqgen.ir.printer import show_recurrence
@@ -19,6 +20,7 @@ from seqgen.plan.plan_text import show_plan
 from seqgen.runtime.cache import write_module
 from seqgen.runtime.loader import load_module
 from seqgen.spec.model import Spec
+from seqgen.tune.workload import workload_of
 from seqgen.tuned import tuned_configs
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def run_build(options: argparse.Namespace) -> int:
         raise UsageError("'--gpu' names no GPU. 'seqgen gpus' lists them.")
     if options.emit and options.json:
         raise UsageError("'--emit' prints text; it does not go with '--json'.")
+    sizes = parse_sizes(options.sizes) if options.sizes else {}
     specs = _read(options.specs)  # all of them before the first is built
     built = []
     for spec in specs:
@@ -42,10 +45,11 @@ def run_build(options: argparse.Namespace) -> int:
             if options.emit:
                 print(_stage(compiled, options.emit).rstrip("\n"))
                 continue
+            workload_of(compiled.recurrence, {"B": 1, "T": 1, **sizes}, options.dtype)  # or raises
             folder = options.output if len(gpus) == 1 else options.output / gpu.name
             file = folder / f"{compiled.recurrence.name}.py"
             write_module(file, compiled.module.source)
-            done = _Built(compiled, file, gpu, options.dtype, started)
+            done = _Built(compiled, file, gpu, options.dtype, sizes, started)
             if not options.json:
                 done.announce()
             done.compile()
@@ -89,6 +93,8 @@ class _Built:
     file: Path
     gpu: Gpu
     dtype: str
+    sizes: dict[str, int]
+    """Those asked for; others are the defaults."""
     started: float
     reports: Sequence[KernelReport] = ()
 
@@ -98,7 +104,7 @@ class _Built:
 
     @property
     def later(self) -> list[str]:
-        """Kernels of the file that the default sizes do not launch."""
+        """Kernels of the file that these sizes do not launch."""
         reported = {report.kernel for report in self.reports} | {"operator"}
         kernels = [space.kernel for space in self.compiled.schedule.spaces]
         return [kernel for kernel in kernels if kernel not in reported]
@@ -127,7 +133,9 @@ class _Built:
 
         module, recurrence = load_module(self.file), self.compiled.recurrence
         try:
-            self.reports = report_kernels(module, recurrence, self.gpu, self.dtype, progress)
+            self.reports = report_kernels(
+                module, recurrence, self.gpu, self.dtype, progress, self.sizes
+            )
         except ImportError as error:
             raise SeqgenError(f"The kernels cannot be compiled here: {error}.") from error
 
@@ -136,7 +144,9 @@ class _Built:
         from seqgen.resource_report import report_table
 
         name = self.compiled.recurrence.name
-        print(f"  compiled for {self.gpu.name} ({self.dtype}, default sizes):")
+        asked = "".join(f"{axis}={size} " for axis, size in self.sizes.items())
+        sizes = f"{asked}and default sizes" if asked else "default sizes"
+        print(f"  compiled for {self.gpu.name} ({self.dtype}, {sizes}):")
         for line in report_table(self.reports):
             print(f"    {line}", flush=True)
         if self.later:
@@ -156,6 +166,7 @@ class _Built:
             "file": str(self.file),
             "gpu": self.gpu.name,
             "dtype": self.dtype,
+            "sizes": self.sizes,
             "family": self.compiled.structure.family,
             "schedule": self.compiled.schedule.name,
             "notes": list(self.compiled.schedule.notes),

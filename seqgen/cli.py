@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--gpu", default="auto", help="GPU name(s), comma-separated (seqgen gpus)")
     build.add_argument("-o", "--output", type=Path, default=Path("seqgen_ops"), metavar="DIR")
     build.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
+    build.add_argument("--sizes", metavar="K64,V64", help="sizes to compile for, to see what fits")
     build.add_argument("--emit", choices=("ir", "plan", "source"), help="print a stage, write none")
     build.add_argument("--frozen", action="store_true", help="fail where nothing was tuned")
     build.add_argument("--db", metavar="PATH|URL", help="tuning store")

@@ -42,6 +42,15 @@ def add_tune_command(commands: Commands) -> None:
 
 
 def parse_shape(text: str) -> dict[str, int]:
+    """``B2,T16384,K128`` as sizes by name, with those for B and T if they are left out.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    return {"B": 2, "T": 16384, **parse_sizes(text)}
+
+
+def parse_sizes(text: str) -> dict[str, int]:
     """``B2,T16384,K128`` as sizes by name.
 
     Raises:
@@ -53,7 +62,7 @@ def parse_shape(text: str) -> dict[str, int]:
         if match is None:
             raise UsageError(f"'{part}' in shape '{text}' is no size; write B2,T16384,K128.")
         sizes[match[1]] = int(match[2])
-    return {"B": 2, "T": 16384, **sizes}
+    return sizes
 
 
 def parse_budget(text: str) -> float:

@@ -81,8 +81,9 @@ def report_kernels(
     gpu: Gpu,
     dtype: str,
     progress: Callable[[int, int], None],
+    shape: Mapping[str, int] | None = None,
 ) -> list[KernelReport]:
-    """Cross-compile forward and backward of ``module`` for ``gpu`` at the default sizes.
+    """Cross-compile forward and backward of ``module`` for ``gpu``.
 
     Args:
         module: a built operator, imported.
@@ -90,6 +91,10 @@ def report_kernels(
         gpu: the target.
         dtype: "bf16", "fp16" or "fp32".
         progress: called with (kernels done, kernels in all).
+        shape: sizes of B, T and axes; those not given are the defaults.
+
+    Raises:
+        UsageError: the shape does not fit the operator.
     """
     from seqgen.gpu.launches import capture_launches
     from seqgen.gpu.pool import compile_launches
@@ -104,7 +109,7 @@ def report_kernels(
 
     module._config = recording  # type: ignore[attr-defined]
     try:
-        launches = capture_launches(lambda: run_on_meta(module, recurrence, dtype))
+        launches = capture_launches(lambda: run_on_meta(module, recurrence, dtype, shape))
     finally:
         module._config = choose  # type: ignore[attr-defined]
     unique = list({launch.name: launch for launch in launches}.values())

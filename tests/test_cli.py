@@ -54,6 +54,11 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "absent.yaml"], "absent.yaml"),
         (["build", "spec.yaml", "--gpu", "h1000"], "There is no GPU called 'h1000'"),
         (["build", "spec.yaml", "--gpu", ","], "'--gpu' names no GPU"),
+        (
+            ["build", "spec.yaml", "--gpu", "h100", "--sizes", "K64"],
+            "fading_sum has no axis K; its axes",
+        ),
+        (["build", "spec.yaml", "--gpu", "h100", "--sizes", "64"], "'64' in shape '64' is no size"),
     ],
 )
 def test_wrong_arguments(
@@ -63,6 +68,16 @@ def test_wrong_arguments(
     shown = capsys.readouterr()
     assert message in shown.err
     assert shown.out == ""
+    assert not Path("seqgen_ops").exists()
+
+
+def test_build_reports_on_the_sizes_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "spec.yaml", "--gpu", "h100", "--sizes", "D64"]) == 0
+    assert "  compiled for h100 (bf16, D=64 and default sizes):" in capsys.readouterr().out
+    assert main(["build", "spec.yaml", "--gpu", "h100", "--sizes", "D=64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["sizes"] == {"D": 64}
 
 
 def test_interpreter_refuses_bf16(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
