@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.stages import NotStagedError, cut_stages
 from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
 from seqgen.plan.linear import plan_linear
 from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan, with_fallback
+from seqgen.plan.stages import plan_stages
 from seqgen.plan.vector import plan_vector
 from seqgen.plan.vector_delta import plan_vector_delta
 
@@ -54,4 +56,22 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
         if isinstance(planned, SchedulePlan):
             return planned
         reason = planned
-    return reason
+    return _in_stages(recurrence, structure, gpu, reason)
+
+
+def _in_stages(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu, reason: str
+) -> SchedulePlan | str:
+    """The schedule of two stages, or why there is none; ``reason`` is that of the whole."""
+    try:
+        stages = cut_stages(recurrence, structure)
+    except NotStagedError:
+        return reason
+    rest = _fastest(stages.rest, analyse(stages.rest), gpu)
+    if isinstance(rest, str):
+        return rest or reason
+    front = _fastest(stages.front, analyse(stages.front), gpu)
+    # A chunkwise schedule gives its output in the io dtype.
+    if isinstance(front, str) or any(tensor.dtype for tensor in stages.crossing):
+        front = plan_recurrent(stages.front)
+    return plan_stages(recurrence, stages, front, rest)

@@ -42,7 +42,7 @@ LARGE = (
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_levels.py.jinja"),
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_strong.py.jinja"),
 )
-HELPERS = ("linear", "linear_host", "vector", "vector_middle", "delta_solve", "vector_delta")
+HELPERS = ("keep", "linear", "linear_host", "vector", "vector_middle", "delta_solve", "vector_delta")
 
 
 def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
@@ -81,6 +81,7 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
         spaces=(*_spaces(gpu, plan.own), *row_spaces(small)),
         fallback=f"The token-serial kernels take {fallback}33 to 512, "
         f"or whose walk over {roles.key} needs more shared memory than there is.",
+        keeps=calls.keeps,
     )
 
 

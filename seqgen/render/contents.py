@@ -7,9 +7,10 @@ import textwrap
 from collections.abc import Iterator
 
 from seqgen.plan.schedule import KernelPart, SchedulePlan
-from seqgen.render.environment import render
+from seqgen.render.stages import render_parts
 
 RULE = "# " + "-" * 92
+FIRST = "First stage: what later states take of earlier ones, for all tokens"
 CHUNKWISE = "Chunkwise kernels: matrix products on chunks of tokens"
 SERIAL = "Token-serial kernels: token after token, each equation above its lines"
 _CALLS = "Which kernels a call runs, and in which order"
@@ -27,18 +28,23 @@ def heading(title: str) -> str:
 
 
 def kernel_pieces(schedule: SchedulePlan) -> Iterator[str]:
-    """The text of the kernels under their headings, chunkwise ones first."""
-    groups = (
-        (CHUNKWISE, [part for part in schedule.kernels if not _serial(part)]),
-        (SERIAL, [part for part in schedule.kernels if _serial(part)]),
-    )
-    for title, parts in groups:
+    """The text of the kernels under their headings, in the order of their groups."""
+    texts = dict(zip(schedule.kernels, render_parts(schedule.kernels), strict=True))
+    for title, parts in _groups(schedule):
+        yield banner(title)
         for number, part in enumerate(parts):
-            if number == 0:
-                yield banner(title)
             if number == 0 or parts[number - 1].name != part.name:
                 yield heading(_CALLS if part.template.endswith(_CALLS_END) else part.name)
-            yield render(part.template, part.plan)
+            yield texts[part]
+
+
+def _groups(schedule: SchedulePlan) -> Iterator[tuple[str, list[KernelPart]]]:
+    """Titles with their parts; a group has at least one."""
+    named: dict[str, list[KernelPart]] = {FIRST: [], CHUNKWISE: [], SERIAL: []}
+    for part in schedule.kernels:
+        serial = part.name.startswith("recurrent_")
+        named[FIRST if part.stages else SERIAL if serial else CHUNKWISE].append(part)
+    return ((title, parts) for title, parts in named.items() if parts)
 
 
 def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str, ...]:
@@ -47,23 +53,21 @@ def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str
         "SPEC, CONFIGS: what the operator is, and what each kernel runs with",
         "Helpers: of the functions on the host, then of the kernels",
     ]
-    if any(not _serial(part) for part in schedule.kernels):
-        lines.append(CHUNKWISE)
-    for function, launches in _calls(kernel_text):
-        lines += _wrapped(f"{function} runs {', '.join(launches)}", 4)
-    serial = ", ".join(part.name for part in schedule.kernels if _serial(part))
+    calls = [
+        line
+        for function, launches in _calls(kernel_text)
+        for line in _wrapped(f"{function} runs {', '.join(launches)}", 4)
+    ]
+    for title, parts in _groups(schedule):
+        lines.append(title)
+        kernels = [p.name for p in parts if not p.template.endswith(_CALLS_END)]
+        lines += calls if title == CHUNKWISE else _wrapped(", ".join(kernels), 4)
     lines += [
-        SERIAL,
-        f"    {serial}",
         "Reference: the equations in PyTorch, also in float64",
         "PyTorch operators: opaque to torch.compile, with their own gradients",
         *_wrapped(f"Public functions: {public}", 0),
     ]
     return tuple(lines)
-
-
-def _serial(part: KernelPart) -> bool:
-    return part.name.startswith("recurrent_")
 
 
 def _calls(kernel_text: str) -> Iterator[tuple[str, list[str]]]:
