@@ -99,13 +99,12 @@ def _about(stage: Recurrence) -> str:
 
 
 def _note(stages: Stages, chunkwise: bool) -> str:
-    first, second = (" and ".join(_states(s)) for s in (stages.front, stages.rest))
+    first, second = (" and ".join(_states(stage)) for stage in (stages.front, stages.rest))
     given = ", ".join(tensor.name for tensor in stages.crossing)
-    how = "chunks" if chunkwise else "token by token"
-    late = "chunks too" if chunkwise else "chunks"
+    how = "in chunks" if chunkwise else "token by token"
     return (
-        f"The operator runs in two stages, for {second} alone can run in chunks: "
-        f"{first} {how}, which gives {given} for each token; {second} in {late}."
+        f"The operator runs in two stages: first {first}, {how}, giving {given} for every token; "
+        f"then {second}, in chunks, for which these are inputs like any other."
     )
 
 

@@ -14,7 +14,6 @@ FIRST = "First stage: what later states take of earlier ones, for all tokens"
 CHUNKWISE = "Chunkwise kernels: matrix products on chunks of tokens"
 SERIAL = "Token-serial kernels: token after token, each equation above its lines"
 _CALLS = "Which kernels a call runs, and in which order"
-_CALLS_END = "_calls.py.jinja"
 
 
 def banner(title: str) -> str:
@@ -29,22 +28,29 @@ def heading(title: str) -> str:
 
 def kernel_pieces(schedule: SchedulePlan) -> Iterator[str]:
     """The text of the kernels under their headings, in the order of their groups."""
-    texts = dict(zip(schedule.kernels, render_parts(schedule.kernels), strict=True))
-    for title, parts in _groups(schedule):
+    texts = render_parts(schedule.kernels)
+    for title, members in _groups(schedule).items():
         yield banner(title)
-        for number, part in enumerate(parts):
-            if number == 0 or parts[number - 1].name != part.name:
-                yield heading(_CALLS if part.template.endswith(_CALLS_END) else part.name)
-            yield texts[part]
+        before = ""
+        for member in members:
+            part = schedule.kernels[member]
+            if part.name != before:
+                yield heading(_CALLS if _has_calls(part) else part.name)
+            yield texts[member]
+            before = part.name
 
 
-def _groups(schedule: SchedulePlan) -> Iterator[tuple[str, list[KernelPart]]]:
-    """Titles with their parts; a group has at least one."""
-    named: dict[str, list[KernelPart]] = {FIRST: [], CHUNKWISE: [], SERIAL: []}
-    for part in schedule.kernels:
+def _groups(schedule: SchedulePlan) -> dict[str, list[int]]:
+    """The titles that there are, with the places of their parts among the schedule's."""
+    groups: dict[str, list[int]] = {FIRST: [], CHUNKWISE: [], SERIAL: []}
+    for number, part in enumerate(schedule.kernels):
         serial = part.name.startswith("recurrent_")
-        named[FIRST if part.stages else SERIAL if serial else CHUNKWISE].append(part)
-    return ((title, parts) for title, parts in named.items() if parts)
+        groups[FIRST if part.stages else SERIAL if serial else CHUNKWISE].append(number)
+    return {title: members for title, members in groups.items() if members}
+
+
+def _has_calls(part: KernelPart) -> bool:
+    return part.template.endswith("_calls.py.jinja")
 
 
 def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str, ...]:
@@ -58,10 +64,10 @@ def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str
         for function, launches in _calls(kernel_text)
         for line in _wrapped(f"{function} runs {', '.join(launches)}", 4)
     ]
-    for title, parts in _groups(schedule):
-        lines.append(title)
-        kernels = [p.name for p in parts if not p.template.endswith(_CALLS_END)]
-        lines += calls if title == CHUNKWISE else _wrapped(", ".join(kernels), 4)
+    for title, members in _groups(schedule).items():
+        parts = [schedule.kernels[member] for member in members]
+        kernels = dict.fromkeys(part.name for part in parts if not _has_calls(part))
+        lines += [title, *(calls if title == CHUNKWISE else _wrapped(", ".join(kernels), 4))]
     lines += [
         "Reference: the equations in PyTorch, also in float64",
         "PyTorch operators: opaque to torch.compile, with their own gradients",

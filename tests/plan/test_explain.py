@@ -104,10 +104,12 @@ def test_limits_are_those_of_the_generated_file():
         ),
         (
             "mlstm",
-            "There are several states: that has no chunkwise schedule yet. The operator runs ",
+            "The operator runs in two stages: first m, token by token, giving front_log_fs, "
+            "front_log_ii, front_m for every token; then C and n, in chunks, for which these are "
+            "inputs like any other.",
         ),
         ("delta_product", "Each of the R steps of a token runs as a token of its own."),
-        ("mlstm", "C and n have the same decay and keys; the schedule makes no use of that"),
+        ("mlstm", "C and n have the same decay and keys; the schedule takes them together"),
         ("normalised", "S and z have the same decay and keys; the schedule takes them together"),
         ("normalised", "Tensors in float16 or bfloat16 are computed with in float32."),
     ],
