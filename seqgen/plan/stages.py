@@ -29,6 +29,8 @@ class StageCallsPlan:
     forward: Lines
     results: str
     backward: Lines
+    fits: str
+    """Which calls a first stage serves; "" is all of them."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,14 @@ def plan_stages(
         rest: schedule of the second.
     """
     calls = _Calls(recurrence, stages, front)
-    first = _functions("stage", _about(stages.front), stages.front, front)
-    second = _functions("rest_stage", _about(stages.rest), stages.rest, rest)
+    first = _functions("stage", stages.front, front, front.fits)
+    second = _functions("rest_stage", stages.rest, rest)
     early = [replace(p, name=f"{FRONT}_{p.name}") for p in (*front.kernels, first)]
     parts = [replace(p, stages=(FRONT, *p.stages)) for p in early]
     call = f"{calls.arguments}, cu_seqlens, sizes"
     chunkwise = front.name != "recurrent"
-    fits = f"{front.fits} and {rest.fits}" if chunkwise else rest.fits
+    taken = f"{', '.join(_arguments(stages.front))}, sizes"
+    fits = f"_{FRONT}_stage_fits({taken}) and {rest.fits}" if front.fits else rest.fits
     fallbacks = (rest.fallback, front.fallback) if chunkwise else (rest.fallback,)
     return replace(
         rest,
@@ -92,10 +95,6 @@ def _own(front: SchedulePlan) -> list[KernelSpace]:
 
 def _renamed(space: KernelSpace) -> KernelSpace:
     return replace(space, kernel=f"{FRONT}_{space.kernel}")
-
-
-def _about(stage: Recurrence) -> str:
-    return f"{', '.join(_states(stage))} over all tokens."
 
 
 def _note(stages: Stages, chunkwise: bool) -> str:
@@ -122,15 +121,18 @@ def _results(recurrence: Recurrence) -> list[str]:
     return [*(output.name for output in recurrence.outputs), *finals]
 
 
-def _functions(name: str, about: str, stage: Recurrence, schedule: SchedulePlan) -> KernelPart:
+def _functions(
+    name: str, stage: Recurrence, schedule: SchedulePlan, fits: str = ""
+) -> KernelPart:
     plan = StageCallsPlan(
         name=name,
-        about=about,
+        about=f"{', '.join(_states(stage))} over all tokens.",
         arguments=", ".join(_arguments(stage)),
         cotangents=", ".join(f"d_{result}" for result in _results(stage)),
         forward=schedule.forward_call,
         results=", ".join(_results(stage)),
         backward=schedule.backward_call,
+        fits=fits,
     )
     return KernelPart(name, CALLS, plan)
 
