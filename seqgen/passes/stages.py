@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from seqgen.ir.expr import Apply, Expand, Expr, Ref, references, walk
+from seqgen.ir.expr import Apply, Expand, Expr, IfPresent, Ref, references, walk
 from seqgen.ir.recurrence import Assignment, Output, Recurrence, Tensor
 from seqgen.passes.components import Program
 from seqgen.passes.ranges import ANY, bounds
@@ -71,6 +71,8 @@ class _Cut:
     crossing: dict[Expr, Tensor] = field(default_factory=dict)
     values: dict[str, Expr] = field(default_factory=dict)
     """What the rest's assignments have become."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Entries that cross if the rest computes a named value itself."""
 
     def __post_init__(self) -> None:
         rec = self.recurrence
@@ -85,7 +87,7 @@ class _Cut:
         assert form is not None
         self.heads = form.head_axes
         self.inner = frozenset((*form.key_axes, *form.value_axes))
-        self.decay = frozenset(self.spread(self.component.step.decay.factor))
+        self.decay = frozenset(part for s in form.steps for part in self.spread(s.decay.factor))
         self.taken = {t.name for t in rec.tensors} | {t.value for t in rec.tensors}
         self.taken |= set(self.definitions) | set(self.owner) | set(self.sizes)
         self.taken |= {output.name for output in rec.outputs}
@@ -155,7 +157,13 @@ class _Cut:
         roots = {value for _, value in finals}
         roots |= {name for output in outputs for name in references(output.value)}
         needed = prune(list(assignments), roots)
-        used = roots | {name for a in needed for name in references(a.value)}
+        values = [*(a.value for a in needed), *(output.value for output in outputs)]
+        used = roots | {name for value in values for name in references(value)}
+        asked = {n.name for value in values for n in walk(value) if isinstance(n, IfPresent)}
+
+        def takes(tensor: Tensor) -> bool:
+            return tensor.value in used or tensor.name in asked
+
         late = {a.name for a in rec.update}
 
         def updates(a: Assignment) -> bool:
@@ -165,8 +173,8 @@ class _Cut:
 
         return replace(
             rec,
-            inputs=(*(t for t in rec.inputs if t.value in used), *more),
-            parameters=tuple(t for t in rec.parameters if t.value in used),
+            inputs=(*filter(takes, rec.inputs), *more),
+            parameters=tuple(filter(takes, rec.parameters)),
             states=tuple(state for state in rec.states if state.name in states),
             let=tuple(a for a in needed if not updates(a)),
             update=tuple(a for a in needed if updates(a)),
@@ -186,8 +194,8 @@ class _Cut:
     def cut(self, expr: Expr) -> Expr:
         """``expr`` as the rest computes it."""
         states = self.states_in(expr)
-        if states <= self.rest and not (states and isinstance(expr, Ref)):
-            return expr if not states else self.inside(expr)
+        if not states:
+            return expr
         if states & self.rest or not self.crosses(expr):
             return self.inside(expr)
         return self.cross(expr, "")
@@ -221,8 +229,11 @@ class _Cut:
     def parts(self, expr: Expr) -> float:
         """Entries that cross if the rest computes ``expr`` itself."""
         if isinstance(expr, Ref):
-            known = expr.name in self.locals
-            return self.parts(self.definitions[expr.name]) if known else math.inf
+            if expr.name not in self.costs:
+                local = expr.name in self.locals
+                cost = self.parts(self.definitions[expr.name]) if local else math.inf
+                self.costs[expr.name] = cost
+            return self.costs[expr.name]
         return sum(self.cost(child) for child in dict.fromkeys(expr.children))
 
     def cross(self, expr: Expr, name: str) -> Expr:
@@ -268,7 +279,7 @@ class _Cut:
     def layout(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """Axes in the order of the first state or input that has them all."""
         rec = self.recurrence
-        for owner in (*rec.states, *rec.inputs):
-            if set(axes) <= set(owner.axes):
-                return tuple(axis for axis in owner.axes if axis in axes)
+        for own in [*(s.axes for s in rec.states), *(t.axes for t in rec.inputs)]:
+            if set(axes) <= set(own):
+                return tuple(axis for axis in own if axis in axes)
         return rec.order(axes)

@@ -29,11 +29,12 @@ class SchedulePlan:
     outputs and ``<state>_final`` from the argument tensors, ``<state>_0``, ``cu_seqlens``,
     ``want_final`` and ``sizes``; ``backward_call`` sets ``gradients``, one per argument and
     initial state, from the same names and ``d_<output>``, ``d_<state>_final`` (None if absent).
-    ``kept`` is in forward None or a list that may get tensors, in backward these or nothing.
-    ``keeps`` says, in the generated file, how many. ``fits`` says, in the generated file, which calls these lines serve; "" is all of them.
-    ``spaces`` declares the knobs of each kernel, with the configuration for where nothing was
-    tuned. ``notes`` are sentences that a user should read when the operator is built. ``fallback``
-    says when the calls take the token-serial kernels instead; "" if they never do.
+    ``kept`` is in forward None or a list that may get tensors, in backward these or nothing;
+    ``keeps`` says, in the generated file, how many. ``fits`` says there which calls these lines
+    serve; "" is all of them. ``spaces`` declares the knobs of each kernel, with the configuration
+    for where nothing was tuned. ``notes`` are sentences that a user should read when the operator
+    is built. ``fallback`` says when the calls take the token-serial kernels instead; "" if they
+    never do.
     """
 
     name: str

@@ -98,13 +98,19 @@ def _renamed(space: KernelSpace) -> KernelSpace:
 
 
 def _note(stages: Stages, chunkwise: bool) -> str:
-    first, second = (" and ".join(_states(stage)) for stage in (stages.front, stages.rest))
-    given = ", ".join(tensor.name for tensor in stages.crossing)
+    first, second = _states(stages.front), _states(stages.rest)
     how = "in chunks" if chunkwise else "token by token"
-    return (
-        f"The operator runs in two stages: first {first}, {how}, giving {given} for every token; "
-        f"then {second}, in chunks, for which these are inputs like any other."
+    text = (
+        f"{_listed([*first, *second])} run in two stages: first {_listed(first)}, {how}, "
+        f"then {_listed(second)}, in chunks"
     )
+    given = [tensor.name for tensor in stages.crossing]
+    return f"{text}, with {_listed(given)} of the first as inputs." if given else f"{text}."
+
+
+def _listed(names: list[str]) -> str:
+    *start, last = names
+    return f"{', '.join(start)} and {last}" if start else last
 
 
 def _states(recurrence: Recurrence) -> list[str]:
@@ -121,9 +127,7 @@ def _results(recurrence: Recurrence) -> list[str]:
     return [*(output.name for output in recurrence.outputs), *finals]
 
 
-def _functions(
-    name: str, stage: Recurrence, schedule: SchedulePlan, fits: str = ""
-) -> KernelPart:
+def _functions(name: str, stage: Recurrence, schedule: SchedulePlan, fits: str = "") -> KernelPart:
     plan = StageCallsPlan(
         name=name,
         about=f"{', '.join(_states(stage))} over all tokens.",

@@ -101,9 +101,10 @@ SCHEDULES = {
         *("mamba2_ssd", "surprise_gated_retention", "delta_rule", "gated_delta_rule"),
         *("gla", "hgrn2", "rwkv6"),
         *("kda", "comba", "gdn2", "rwkv7", "dplr", "iplr"),
+        *("mlstm", "gsa", "abc", "preconditioned_delta"),  # in two stages
     ],
     "token-serial": [
-        *("value_decay", "key_value_decay", "mlstm", "preconditioned_delta", "gated_oja"),
+        *("value_decay", "key_value_decay", "gated_oja", "mamba3"),
         *("hgrn", "selective_scan", "saturating_memory"),
     ],
 }

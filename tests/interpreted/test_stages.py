@@ -11,8 +11,8 @@ from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
 from seqgen.spec.loader import parse_spec
-from tests.interpreted.operators import build, check_chunkwise, example
 from tests.interpreted.operators import SIZES as DEFAULT
+from tests.interpreted.operators import build, check_chunkwise, example
 from tests.reference.samples import draw
 
 SCHEDULES = {"mlstm": "linear", "preconditioned_delta": "vector_delta", "gsa": "vector"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from samples import draw, draw_states, small_sizes
 from strategies import recurrence_of, staged_specs
 
@@ -69,6 +69,7 @@ def test_stages_are_the_whole(name, borders):
     check(op, cut(op), borders)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(staged_specs())
 def test_random_stages_are_the_whole(text):
     op = recurrence_of(text)

@@ -104,9 +104,8 @@ def test_limits_are_those_of_the_generated_file():
         ),
         (
             "mlstm",
-            "The operator runs in two stages: first m, token by token, giving front_log_fs, "
-            "front_log_ii, front_m for every token; then C and n, in chunks, for which these are "
-            "inputs like any other.",
+            "m, C and n run in two stages: first m, token by token, then C and n, in chunks, with "
+            "front_log_fs, front_log_ii and front_m of the first as inputs.",
         ),
         ("delta_product", "Each of the R steps of a token runs as a token of its own."),
         ("mlstm", "C and n have the same decay and keys; the schedule takes them together"),
