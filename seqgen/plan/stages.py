@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from seqgen.ir.recurrence import Recurrence, Tensor
@@ -30,7 +31,8 @@ class StageCallsPlan:
     results: str
     backward: Lines
     fits: str
-    """Which calls a first stage serves; "" is all of them."""
+    """Which calls a first stage serves, from ``asked``; "" is all of them."""
+    asked: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def plan_stages(
     parts = [replace(p, stages=(FRONT, *p.stages)) for p in early]
     call = f"{calls.arguments}, cu_seqlens, sizes"
     chunkwise = front.name != "recurrent"
-    taken = f"{', '.join(_arguments(stages.front))}, sizes"
+    taken = _asked(stages.front, front.fits)
     fits = f"_{FRONT}_stage_fits({taken}) and {rest.fits}" if front.fits else rest.fits
     fallbacks = (rest.fallback, front.fallback) if chunkwise else (rest.fallback,)
     return replace(
@@ -127,6 +129,12 @@ def _results(recurrence: Recurrence) -> list[str]:
     return [*(output.name for output in recurrence.outputs), *finals]
 
 
+def _asked(stage: Recurrence, fits: str) -> str:
+    """What has to be known for ``fits``: the sizes, and tensors that it names."""
+    named = re.findall(r"\w+", fits)
+    return ", ".join([*(name for name in _arguments(stage) if name in named), "sizes"])
+
+
 def _functions(name: str, stage: Recurrence, schedule: SchedulePlan, fits: str = "") -> KernelPart:
     plan = StageCallsPlan(
         name=name,
@@ -137,6 +145,7 @@ def _functions(name: str, stage: Recurrence, schedule: SchedulePlan, fits: str =
         results=", ".join(_results(stage)),
         backward=schedule.backward_call,
         fits=fits,
+        asked=_asked(stage, fits),
     )
     return KernelPart(name, CALLS, plan)
 

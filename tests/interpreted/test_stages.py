@@ -93,7 +93,7 @@ def test_gradients_do_not_depend_on_what_is_kept(name, tmp_path):
 def spec(inputs, states, update, output):
     text = f"""
         operator: odd
-        axes: {{K: 16, V: 16, W: 16}}
+        axes: {{K: 16, V: 16, W: 16, R: 2}}
         inputs: {inputs}
         parameters: {{c: {{axes: [H], range: [0, 1]}}}}
         state: {states}
@@ -140,6 +140,14 @@ ODD = {
         ["A = c * A + k", "S = S + k * v"],
         '{o: "sum(q * S, K)", p: "A"}',
     ),
+    "micro-steps": (
+        "delta",
+        "{q: [H, K], k: [H, R, K], v: [R, H, V], w: [H]}",
+        "{A: [H], S: [H, K, V]}",
+        ["A = c * A + w", "S = c * S",
+         {"R": "S = S + 0.05 * k * (v * tanh(A) - sum(k * S, K))"}],
+        '{o: "sum(q * S, K)"}',
+    ),
     "a token shift": (
         "delta",
         "{q: [H, K], k: [H, K], v: [H, V]}",
@@ -153,8 +161,12 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_operators(name, tmp_path):
     schedule, inputs, states, update, output = ODD[name]
-    op = spec(inputs, states, "[" + ", ".join(f'"{line}"' for line in update) + "]", output)
-    sizes = {"W": 20, "K": 20, "V": 20}
+    lines = [
+        f'{{repeat: R, do: ["{line["R"]}"]}}' if isinstance(line, dict) else f'"{line}"'
+        for line in update
+    ]
+    op = spec(inputs, states, f"[{', '.join(lines)}]", output)
+    sizes = {"W": 20, "K": 20, "V": 20, "R": 2}
     check_chunkwise(schedule, op, tmp_path, 70, 1, sizes=sizes)
     bf16 = {"dtype": torch.bfloat16, "limit": 0.03}
     check_chunkwise(schedule, op, tmp_path, 70, 1, sizes=sizes, **bf16)
