@@ -16,19 +16,19 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from seqgen.ir.expr import Apply, Expand, Expr, IfPresent, Ref, references, walk
+from seqgen.ir.expr import Apply, Expand, Expr, IfPresent, Number, Ref, references, walk
 from seqgen.ir.recurrence import Assignment, Output, Recurrence, Tensor
 from seqgen.passes.components import Program
 from seqgen.passes.ranges import ANY, bounds
 from seqgen.passes.sharing import prune
 from seqgen.passes.structure import Component, Structure
 
-REPEATED = {"exp": "log_", "sigmoid": "logit_", "neg": "minus_"}
-"""Operations that the rest repeats, and what the operand of a named value is called."""
+REPEATED = {"exp": "log_", "sigmoid": "logit_", "neg": "minus_", "sub": "less_"}
+"""Operations that the rest repeats, ``sub`` of a number; what a named value's operand is called."""
 
 
 class NotStagedError(Exception):
-    """The recurrence has no useful cut; ``str`` is the reason."""
+    """There are other states, but no useful cut; ``str`` is the reason."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,20 @@ class Stages:
     crossing: tuple[Tensor, ...]
 
 
-def cut_stages(recurrence: Recurrence, structure: Structure) -> Stages:
-    """``recurrence`` cut before its last matrix state.
+def cut_stages(recurrence: Recurrence, structure: Structure) -> Stages | None:
+    """``recurrence`` cut before its last matrix state; None if that has no others before it.
 
     Raises:
-        NotStagedError: it has no other states, or they need that one, or nothing is gained.
+        NotStagedError: the other states need that one, or nothing is gained.
     """
     matrices = [c for c in structure.components if c.form is not None and c.form.value_axes]
     if not matrices:
-        raise NotStagedError("no state has a matrix form")
+        return None
     last = matrices[-1]
     fused = next((group for group in structure.fused if last.states[0] in group), last.states)
     alone = [c for c in matrices if c is not last and c.states[0] in fused]
     cut = _Cut(recurrence, last, frozenset(last.states if alone else fused))
-    return cut.stages()
+    return cut.stages() if cut.front else None
 
 
 @dataclass
@@ -120,12 +120,10 @@ class _Cut:
 
     def stages(self) -> Stages:
         rec = self.recurrence
-        if not self.front:
-            raise NotStagedError("there is one state only")
         for state in sorted(self.front):
             for version in self.program.versions.get(state, ("",))[1:]:
                 if self.states_in(self.definitions[version]) & self.rest:
-                    raise NotStagedError(f"{state} depends on {', '.join(sorted(self.rest))}")
+                    raise NotStagedError(f"{state} depends on {' and '.join(sorted(self.rest))}")
         finals = {name: value for name, value in rec.final if name in self.rest}
         for value in finals.values():
             self.define(value)
@@ -141,7 +139,7 @@ class _Cut:
         for stage, which in ((front, "earlier"), (rest, "later")):
             io = [t for t in stage.inputs if t.required and t not in tensors]
             if not any(t.dtype is None for t in io) and (stage is rest or not io):
-                raise NotStagedError(f"the {which} states take no tensor of their own")
+                raise NotStagedError(f"the {which} ones take no tensor of their own")
         return Stages(front, rest, tensors)
 
     def stage(
@@ -245,12 +243,13 @@ class _Cut:
         small = not self.inner & set(expr.axes)
         gate = expr in self.decay or (small and isinstance(meaning, Apply))
         if gate and isinstance(meaning, Apply) and meaning.op in REPEATED:
-            (operand,) = meaning.args
-            inner = self.cross(operand, f"{REPEATED[meaning.op]}{name}" if name else "")
-            return meaning.with_children((inner,))
+            *numbers, operand = meaning.args
+            if all(isinstance(number, Number) for number in numbers):
+                inner = self.cross(operand, f"{REPEATED[meaning.op]}{name}" if name else "")
+                return meaning.with_children((*numbers, inner))
         if math.isinf(self.size(expr)):
-            states = ", ".join(sorted(self.states_in(expr)))
-            raise NotStagedError(f"{', '.join(sorted(self.rest))} takes the whole of {states}")
+            states = " and ".join(sorted(self.states_in(expr)))
+            raise NotStagedError(f"the whole of {states} is taken")
         if expr not in self.crossing:
             unique = self.unique(name)
             found = bounds(expr, self.recurrence)

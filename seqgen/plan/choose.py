@@ -65,7 +65,9 @@ def _in_stages(
     """The schedule of two stages, or why there is none; ``reason`` is that of the whole."""
     try:
         stages = cut_stages(recurrence, structure)
-    except NotStagedError:
+    except NotStagedError as error:
+        return reason and f"{reason}, and {error}"
+    if stages is None:
         return reason
     rest = _fastest(stages.rest, analyse(stages.rest), gpu)
     if isinstance(rest, str):

@@ -127,6 +127,16 @@ def test_a_normaliser_of_other_weights_is_refused_in_a_sentence():
     ) in " ".join(explain(parse_spec(spec, "gated.yaml"), H200).split())
 
 
+def test_why_there_are_no_two_stages():
+    spec = GATED.replace("{S: [H, K, V]}", "{S: [H, K, V], z: [H, K]}")
+    spec = spec.replace('"S = g*S + k*v"', '"S = g*S + k*v", "z = 0.5*z + sum(v*S, V)"')
+    spec = spec.replace("sum(q*S, K)", "sum(q*S, K) + sum(z, K)")
+    assert (
+        "There are several states, and z depends on S: that has no chunkwise schedule yet. The "
+        "operator runs token by token."
+    ) in " ".join(explain(parse_spec(spec, "gated.yaml"), H200).split())
+
+
 def test_work_and_least_time():
     text = explain(parse_spec(GATED, "gated.yaml"), H200)
     work = text[text.index("Work per token") :].splitlines()
