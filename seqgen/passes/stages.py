@@ -37,7 +37,7 @@ class Stages:
 
     Attributes:
         front: the earlier states; its outputs are ``crossing`` and those of the whole that need
-            no later state.
+            no later state. One that crosses as it is has its own name.
         rest: the later states, with ``crossing`` among its inputs.
         crossing: what the front gives to the rest, in the order of the front's outputs.
     """
@@ -130,7 +130,8 @@ class _Cut:
         late = tuple(o for o in rec.outputs if self.states_in(o.value) & self.rest)
         late = tuple(replace(o, value=self.cut(o.value)) for o in late)
         early = tuple(o for o in rec.outputs if not self.states_in(o.value) & self.rest)
-        given = (Output(t.name, t.axes, e, t.dtype) for e, t in self.crossing.items())
+        given = [Output(t.name, t.axes, e, t.dtype) for e, t in self.crossing.items()]
+        early = tuple(o for o in early if o not in given)
         tensors = tuple(self.crossing.values())
         front = self.stage(rec.assignments, self.front, (*given, *early))
         values = {a.name: self.values.get(a.name, a.value) for a in rec.assignments}
@@ -251,16 +252,14 @@ class _Cut:
             states = " and ".join(sorted(self.states_in(expr)))
             raise NotStagedError(f"the whole of {states} is taken")
         if expr not in self.crossing:
-            unique = self.unique(name)
+            dtype = "float32" if small or expr in self.decay else None
+            axes = self.layout(expr.axes)
+            outputs = self.recurrence.outputs
+            same = (o.name for o in outputs if o == Output(o.name, axes, expr, dtype))
+            own = next(same, "") or self.unique(name)
             found = bounds(expr, self.recurrence)
-            self.crossing[expr] = Tensor(
-                unique,
-                self.layout(expr.axes),
-                "input",
-                unique,
-                "float32" if small or expr in self.decay else None,
-                None if found == ANY else found,
-            )
+            limits = None if found == ANY else found
+            self.crossing[expr] = Tensor(own, axes, "input", own, dtype, limits)
         tensor = self.crossing[expr]
         return Ref(tensor.value, tensor.axes)
 

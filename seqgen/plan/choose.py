@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.components import Program
 from seqgen.passes.stages import NotStagedError, cut_stages
 from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
@@ -72,8 +73,15 @@ def _in_stages(
     rest = _fastest(stages.rest, analyse(stages.rest), gpu)
     if isinstance(rest, str):
         return rest or reason
-    front = _fastest(stages.front, analyse(stages.front), gpu)
-    # A chunkwise schedule gives its output in the io dtype.
-    if isinstance(front, str) or any(tensor.dtype for tensor in stages.crossing):
+    structure = analyse(stages.front)
+    front = _fastest(stages.front, structure, gpu)
+    if isinstance(front, str) or _gives_float32(stages.front, structure):
         front = plan_recurrent(stages.front)
     return plan_stages(recurrence, stages, front, rest)
+
+
+def _gives_float32(front: Recurrence, structure: Structure) -> bool:
+    """Whether what is read of a matrix must be float32: chunkwise kernels give the io dtype."""
+    matrices = {c.states[0] for c in structure.components if c.form and c.form.value_axes}
+    program = Program(front)
+    return any(o.dtype and program.states_in(o.value) & matrices for o in front.outputs)

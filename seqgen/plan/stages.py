@@ -170,7 +170,7 @@ class _Calls:
         taken = f"{', '.join(_arguments(rest))}, cu_seqlens, sizes"
         unused = [name if name in crossing else "_" for name in results]
         late, early = self.gradients(rest, "rest"), self.gradients(front, FRONT)
-        seeds = [late.get(name, f"d_{name}") for name in results]
+        seeds = [self.seed(name, late) for name in results]
         of_rest_seeds = [f"d_{name}" for name in _results(rest)]
         return StagesPlan(
             arguments=self.arguments,
@@ -221,6 +221,14 @@ class _Calls:
         io = next(t.name for t in rest.inputs if t.dtype is None and t.required)
         plain = [tensor.name for tensor in self.stages.crossing if tensor.dtype is None]
         return tuple(f"{name} = {name}.to({io}.dtype)" for name in plain)
+
+    def seed(self, name: str, late: dict[str, str]) -> str:
+        """Text of the cotangent of what the first stage gives: from the second, ours, or both."""
+        if name not in late:
+            return f"d_{name}"
+        own, found = f"d_{name}", late[name]
+        shared = name in _results(self.recurrence)
+        return f"{found} if {own} is None else {found} + {own}" if shared else found
 
     @staticmethod
     def total(name: str, tensor: Tensor | None, parts: list[str]) -> str:

@@ -126,6 +126,13 @@ ODD = {
         ["A = c * A + b * k", "S = c * S + tanh(A) * b * v"],
         '{o: "sum(q * S, K)", p: "A * c"}',
     ),
+    "what crosses is an output": (
+        "linear",
+        "{q: [H, K], k: [H, K], v: [H, V]}",
+        "{A: [H, K], S: [H, K, V]}",
+        ["A = c * A + k", "S = S + A * v"],
+        '{o: "sum(q * S, K)", p: "A"}',
+    ),
     "a first stage in float32": (
         "linear",
         "{q: [H, K], g: {axes: [H, K], dtype: float32}, v: [H, V]}",

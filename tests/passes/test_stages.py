@@ -146,6 +146,13 @@ def test_outputs_of_earlier_states_are_the_front_s():
     check(op, stages)
 
 
+def test_an_output_that_crosses():
+    op = spec('["A = 0.5 * A + k", "S = S + A * v"]', '{o: "sum(q * S, K)", p: "A"}')
+    stages = cut(op)
+    assert [t.name for t in stages.crossing] == [o.name for o in stages.front.outputs] == ["p"]
+    check(op, stages)
+
+
 def test_a_name_that_is_taken():
     op = spec('["A = 0.5 * A + k", "S = S + A * v * front_A"]', READ)
     assert [t.name for t in cut(op).crossing] == ["front_A_"]
