@@ -47,8 +47,14 @@ class Stages:
     crossing: tuple[Tensor, ...]
 
 
-def cut_stages(recurrence: Recurrence, structure: Structure) -> Stages | None:
+def cut_stages(recurrence: Recurrence, structure: Structure, bare: bool = False) -> Stages | None:
     """``recurrence`` cut before its last matrix state; None if that has no others before it.
+
+    Args:
+        recurrence: the operator.
+        structure: what it is made of.
+        bare: whether reads of earlier matrices cross as they are: the rest makes of them what it
+            needs, and the front has no more to do than a chunkwise schedule can.
 
     Raises:
         NotStagedError: the other states need that one, or nothing is gained.
@@ -59,7 +65,8 @@ def cut_stages(recurrence: Recurrence, structure: Structure) -> Stages | None:
     last = matrices[-1]
     fused = next((group for group in structure.fused if last.states[0] in group), last.states)
     alone = [c for c in matrices if c is not last and c.states[0] in fused]
-    cut = _Cut(recurrence, last, frozenset(last.states if alone else fused))
+    earlier = frozenset(c.states[0] for c in matrices[:-1]) if bare else frozenset()
+    cut = _Cut(recurrence, last, frozenset(last.states if alone else fused), earlier)
     return cut.stages() if cut.front else None
 
 
@@ -68,9 +75,13 @@ class _Cut:
     recurrence: Recurrence
     component: Component
     rest: frozenset[str]
+    bare: frozenset[str]
+    """Matrices of the front whose reads cross as they are."""
     crossing: dict[Expr, Tensor] = field(default_factory=dict)
     values: dict[str, Expr] = field(default_factory=dict)
     """What the rest's assignments have become."""
+    made: list[Assignment] = field(default_factory=list)
+    """What the rest makes of bare reads, under a name: roles are products of named values."""
     costs: dict[str, float] = field(default_factory=dict)
     """Entries that cross if the rest computes a named value itself."""
 
@@ -136,7 +147,9 @@ class _Cut:
         front = self.stage(rec.assignments, self.front, (*given, *early))
         values = {a.name: self.values.get(a.name, a.value) for a in rec.assignments}
         rewritten = [replace(a, value=values[a.name]) for a in rec.assignments]
-        rest = self.stage(rewritten, self.rest, late, tensors)
+        plain = [a for a in rewritten if not self.states_of(a.name) & self.rest]
+        own = [a for a in rewritten if self.states_of(a.name) & self.rest]
+        rest = self.stage([*plain, *self.made, *own], self.rest, late, tensors)
         for stage, which in ((front, "earlier"), (rest, "later")):
             io = [t for t in stage.inputs if t.required and t not in tensors]
             if not any(t.dtype is None for t in io) and (stage is rest or not io):
@@ -188,23 +201,34 @@ class _Cut:
     def define(self, name: str) -> None:
         """Rewrites the assignment ``name``, of which the rest needs the value."""
         if name not in self.values:
-            self.values[name] = self.cut(self.definitions[name])
+            late = bool(self.states_of(name) & self.rest)
+            self.values[name] = self.cut(self.definitions[name], late)
 
-    def cut(self, expr: Expr) -> Expr:
-        """``expr`` as the rest computes it."""
+    def cut(self, expr: Expr, late: bool = True) -> Expr:
+        """``expr`` as the rest computes it; ``late`` where it stands beside the rest's state."""
         states = self.states_in(expr)
         if not states:
             return expr
-        if states & self.rest or not self.crosses(expr):
-            return self.inside(expr)
-        return self.cross(expr, "")
+        if states & self.rest:
+            return self.inside(expr, late)
+        if states & self.bare and not math.isinf(self.parts(expr)):
+            return self.make(expr) if late else self.inside(expr, late)
+        return self.cross(expr, "") if self.crosses(expr) else self.inside(expr, late)
 
-    def inside(self, expr: Expr) -> Expr:
+    def make(self, expr: Expr) -> Expr:
+        """The name under which the rest has ``expr``, which it computes from bare reads."""
+        value = self.inside(expr, False)
+        if isinstance(value, Ref):
+            return value
+        self.made.append(Assignment(self.unique(""), value))
+        return Ref(self.made[-1].name, expr.axes)
+
+    def inside(self, expr: Expr, late: bool) -> Expr:
         if isinstance(expr, Ref):
             if expr.name in self.definitions and self.states_of(expr.name):
                 self.define(expr.name)
             return expr
-        return expr.with_children(tuple(self.cut(child) for child in expr.children))
+        return expr.with_children(tuple(self.cut(child, late) for child in expr.children))
 
     def crosses(self, expr: Expr) -> bool:
         """Whether the value of ``expr``, which reads earlier states only, crosses as a whole."""

@@ -64,20 +64,24 @@ def _in_stages(
     recurrence: Recurrence, structure: Structure, gpu: Gpu, reason: str
 ) -> SchedulePlan | str:
     """The schedule of two stages, or why there is none; ``reason`` is that of the whole."""
-    try:
-        stages = cut_stages(recurrence, structure)
-    except NotStagedError as error:
-        return reason and f"{reason}, and {error}"
-    if stages is None:
-        return reason
-    rest = _fastest(stages.rest, analyse(stages.rest), gpu)
-    if isinstance(rest, str):
-        return rest or reason
-    structure = analyse(stages.front)
-    front = _fastest(stages.front, structure, gpu)
-    if isinstance(front, str) or _gives_float32(stages.front, structure):
-        front = plan_recurrent(stages.front)
-    return plan_stages(recurrence, stages, front, rest)
+    for bare in (True, False):
+        try:
+            stages = cut_stages(recurrence, structure, bare)
+        except NotStagedError as error:
+            return reason and f"{reason}, and {error}"
+        if stages is None:
+            return reason
+        found = analyse(stages.front)
+        front = _fastest(stages.front, found, gpu)
+        if isinstance(front, str) or _gives_float32(stages.front, found):
+            if bare:
+                continue  # what a token-serial front gives need not be bare
+            front = plan_recurrent(stages.front)
+        rest = _fastest(stages.rest, analyse(stages.rest), gpu)
+        if isinstance(rest, SchedulePlan):
+            return plan_stages(recurrence, stages, front, rest)
+        reason = rest or reason
+    return reason
 
 
 def _gives_float32(front: Recurrence, structure: Structure) -> bool:

@@ -21,8 +21,8 @@ from seqgen.spec.loader import load_spec, parse_spec
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def cut(recurrence):
-    return cut_stages(recurrence, analyse(recurrence))
+def cut(recurrence, bare=False):
+    return cut_stages(recurrence, analyse(recurrence), bare)
 
 
 def example(name):
@@ -67,6 +67,18 @@ def check(recurrence, stages, borders=None, **options):
 def test_stages_are_the_whole(name, borders):
     op = example(name)
     check(op, cut(op), borders)
+
+
+@pytest.mark.parametrize("name", ["gsa", "abc"])
+def test_bare_reads_cross_and_the_rest_names_what_it_makes_of_them(name):
+    op = example(name)
+    stages = cut(op, bare=True)
+    values = {o.name: show(o.value) for o in stages.front.outputs}
+    assert values["front_arg1"] == "arg1"
+    made = {a.name: show(a.value) for a in stages.rest.let}
+    assert made["front_1"] == "arg2 / sum(arg2, M)"
+    assert show(stages.rest.outputs[0].value) == "sum(front_1 * Hv, M)"
+    check(op, stages)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
