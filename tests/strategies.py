@@ -312,5 +312,28 @@ def matrix_specs(draw) -> str:
     return "\n".join(text) + "\n"
 
 
+@st.composite
+def staged_specs(draw) -> str:
+    """YAML of an operator with an earlier state E, and a matrix state S that depends on it."""
+    names = draw(st.sampled_from([["xh", "xk", "xhk", "xv", "xs"], ["xk", "xhk", "xv", "phk"]]))
+    write = _Writer(draw, {n: {**INPUTS, **PARAMETERS}[n] for n in names})
+    own = draw(st.sampled_from([["H"], ["H", "K"], ["K"], ["H", "V"]]))
+    states = {"E": own, "S": ["H", "K", "V"]}
+    if draw(st.booleans()):
+        write.atoms["prev(xhk)"] = ["H", "K"]
+    lines = ["update:", f'  - "E = E * sigmoid({write.expression(own, 1)}) + {write.atom(own, 0)}"']
+    write.atoms |= {"E": own, "prev(E)": own}
+    for name, axes in {"n1": draw(st.sampled_from([["H"], ["H", "K"]])), "n2": ["V"]}.items():
+        lines.append(f'  - "{name} = exp(-softplus({write.expression(axes, 2)}))"')
+        write.atoms[name] = axes
+    key, value = write.expression(["H", "K"], 1), write.expression(["H", "V"], 1)
+    lines.append(f'  - "S = n1 * S + ({key}) * tanh({value})"')
+    query, after = write.expression(["H", "K"], 2), write.expression(["V"], 2)
+    lines += ["output:", f'  o: "sum(({query}) * S, K) * n2 + tanh({after})"']
+    lines.append(f'  p: "E * ({write.expression(own, 1)})"')
+    lines += [f'  u_{n}: "tanh({n})"' for n in ("xhk", "xk") if draw(st.booleans())]
+    return "\n".join([*_declarations("\n".join(lines), states), *lines]) + "\n"
+
+
 def recurrence_of(text: str) -> Recurrence:
     return lower(parse_spec(textwrap.dedent(text), "random.yaml"))

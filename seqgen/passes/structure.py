@@ -147,7 +147,7 @@ def analyse(recurrence: Recurrence, require_span: Span | None = None) -> Structu
         _close_uses(program, reader, states)
     found = [_component(program, reader, states) for states in groups]
     family = _family(found)
-    slowest = next(c for c in reversed(found) if c.family == family)
+    slowest = next((c.reasons for c in reversed(found) if c.family == family), ())
     structure = Structure(
         recurrence,
         family,
@@ -155,7 +155,7 @@ def analyse(recurrence: Recurrence, require_span: Span | None = None) -> Structu
         tuple(outputs),
         tuple(reader.reads),
         _fused(found),
-        slowest.reasons,
+        slowest,
     )
     if recurrence.require is not None:
         _check_required(structure, recurrence.require, require_span)

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.components import Program
+from seqgen.passes.stages import NotStagedError, cut_stages
 from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
 from seqgen.plan.linear import plan_linear
 from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.schedule import SchedulePlan, with_fallback
+from seqgen.plan.stages import plan_stages
 from seqgen.plan.transposed import plan_transposed
 from seqgen.plan.transposed_delta import plan_transposed_delta
 from seqgen.plan.vector import plan_vector
@@ -61,9 +64,40 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
         if isinstance(planned, SchedulePlan):
             return planned
         reason = planned
+    return _in_stages(recurrence, structure, gpu, reason)
+
+
+def _in_stages(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu, reason: str
+) -> SchedulePlan | str:
+    """The schedule of two stages, or why there is none; ``reason`` is that of the whole."""
+    for bare in (True, False):
+        try:
+            stages = cut_stages(recurrence, structure, bare)
+        except NotStagedError as error:
+            return reason and f"{reason}, and {error}"
+        if stages is None:
+            return reason
+        found = analyse(stages.front)
+        front = _fastest(stages.front, found, gpu)
+        if isinstance(front, str) or _gives_float32(stages.front, found):
+            if bare:
+                continue  # what a token-serial front gives need not be bare
+            front = plan_recurrent(stages.front)
+        rest = _fastest(stages.rest, analyse(stages.rest), gpu)
+        if isinstance(rest, SchedulePlan):
+            return plan_stages(recurrence, stages, front, rest)
+        reason = rest or reason
     return reason
 
 
 def _reads_values(structure: Structure) -> bool:
     """Whether an output contracts the other axis of a state than its erase."""
     return any(c.side(read) == "value" for c in structure.components for read in c.reads)
+
+
+def _gives_float32(front: Recurrence, structure: Structure) -> bool:
+    """Whether what is read of a matrix must be float32: chunkwise kernels give the io dtype."""
+    matrices = {c.states[0] for c in structure.components if c.form and c.form.value_axes}
+    program = Program(front)
+    return any(o.dtype and program.states_in(o.value) & matrices for o in front.outputs)

@@ -30,6 +30,7 @@ LARGE = (
     ("delta_backward", "kernels/delta_backward_launch.py.jinja"),
 )
 HELPERS = (
+    "keep",
     "linear",
     "linear_decay",
     "linear_host",
@@ -72,6 +73,7 @@ def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedu
         backward_call=(backward,),
         spaces=(*_spaces(gpu), *row_spaces(small)),
         fallback=f"The token-serial kernels take {fallback}33 to 512.",
+        keeps=calls.keeps,
     )
 
 

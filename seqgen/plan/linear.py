@@ -31,7 +31,7 @@ LARGE = (
     ("linear_backward", "kernels/linear_backward.py.jinja"),
     ("linear_backward", "kernels/linear_backward_launch.py.jinja"),
 )
-HELPERS = ("linear", "linear_decay", "linear_host", "descriptors", "linear_walk")
+HELPERS = ("keep", "linear", "linear_decay", "linear_host", "descriptors", "linear_walk")
 TILES = "kernels/linear_tiles.py.jinja"
 
 # The best on an H200. Products there leave operands in shared memory and run beside other work.
@@ -94,6 +94,7 @@ def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         backward_call=(*widened, backward),
         spaces=tuple(_spaces(small, _defaults(gpu))),
         fallback=f"The token-serial kernels take {fallback}.",
+        keeps=calls.keeps,
     )
 
 

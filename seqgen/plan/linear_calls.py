@@ -117,6 +117,12 @@ class Calls:
         """What forward keeps besides: states before each chunk and what comes with them."""
         return [self.local("states")]
 
+    @property
+    def keeps(self) -> str:
+        """How many tensors forward keeps, in the generated file."""
+        early = f"{len(self.prepared)} * (KEEP >= 1) + " if self.prepared else ""
+        return f"{early}{len(self.walked)} * (KEEP >= 2)"
+
     def prepared_lines(self) -> list[str]:
         """Computes what comes before any state."""
         return []

@@ -9,11 +9,16 @@ from seqgen.plan.knobs import KernelSpace
 
 @dataclass(frozen=True)
 class KernelPart:
-    """One kernel with its host launcher: a template and the plan that fills it."""
+    """One kernel with its host launcher: a template and the plan that fills it.
+
+    ``stages`` are prefixes, the outermost first, of all names that it defines: kernels of a stage
+    stand beside those of the whole operator or of another stage.
+    """
 
     name: str
     template: str
     plan: object
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,12 @@ class SchedulePlan:
     outputs and ``<state>_final`` from the argument tensors, ``<state>_0``, ``cu_seqlens``,
     ``want_final`` and ``sizes``; ``backward_call`` sets ``gradients``, one per argument and
     initial state, from the same names and ``d_<output>``, ``d_<state>_final`` (None if absent).
-    ``kept`` is in forward None or a list that may get tensors, in backward these or nothing.
-    ``fits`` says, in the generated file, which calls these lines serve; "" is all of them.
-    ``spaces`` declares the knobs of each kernel, with the configuration for where nothing was
-    tuned. ``notes`` are sentences that a user should read when the operator is built. ``fallback``
-    says when the calls take the token-serial kernels instead; "" if they never do.
+    ``kept`` is in forward None or a list that may get tensors, in backward these or nothing;
+    ``keeps`` says, in the generated file, how many. ``fits`` says there which calls these lines
+    serve; "" is all of them. ``spaces`` declares the knobs of each kernel, with the configuration
+    for where nothing was tuned. ``notes`` are sentences that a user should read when the operator
+    is built. ``fallback`` says when the calls take the token-serial kernels instead; "" if they
+    never do.
     """
 
     name: str
@@ -40,6 +46,7 @@ class SchedulePlan:
     notes: tuple[str, ...] = ()
     fallback: str = ""
     fits: str = ""
+    keeps: str = "0"
 
 
 def with_fallback(fast: SchedulePlan, universal: SchedulePlan) -> SchedulePlan:
@@ -49,10 +56,10 @@ def with_fallback(fast: SchedulePlan, universal: SchedulePlan) -> SchedulePlan:
         indented = [f"    {line}" for line in chosen]
         return (f"if {fast.fits}:", *indented, "else:", *(f"    {line}" for line in other))
 
-    shared = (name for name in universal.helpers if name != "arithmetic")
+    helpers = ("arithmetic", *universal.helpers, *fast.helpers)
     return replace(
         fast,
-        helpers=("arithmetic", *shared, *fast.helpers),
+        helpers=tuple(dict.fromkeys(helpers)),
         kernels=(*fast.kernels, *universal.kernels),
         forward_call=choice(fast.forward_call, universal.forward_call),
         backward_call=choice(fast.backward_call, universal.backward_call),

@@ -252,7 +252,7 @@ def _block_axis(recurrence: Recurrence, axes: AxisPlan, parents: dict[str, str])
             size = elements([recurrence.axis(a) for a in layout])
             if best is None or size > best[0]:
                 best = (size, name)
-        if best is not None:
+        if best is not None and best[1] not in heads:
             return best[1]
     return None
 

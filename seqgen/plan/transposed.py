@@ -68,6 +68,7 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
         backward_call=(backward,),
         spaces=(*_spaces(gpu), *row_spaces(small)),
         fallback=calls.fallback,
+        keeps=calls.keeps,
     )
 
 

@@ -71,4 +71,5 @@ def plan_transposed_delta(
         backward_call=(f"gradients = {backward}",),
         spaces=(*spaces, *output_spaces(gpu), *row_spaces(small)),
         fallback=calls.fallback,
+        keeps=calls.keeps,
     )

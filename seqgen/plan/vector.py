@@ -39,7 +39,7 @@ LARGE = (
     ("vector_gradients_strong", "kernels/vector_gradients_levels.py.jinja"),
     ("vector_gradients_strong", "kernels/vector_gradients_strong.py.jinja"),
 )
-HELPERS = ("linear", "linear_host", "vector", "vector_middle", "vector_walk")
+HELPERS = ("keep", "linear", "linear_host", "vector", "vector_middle", "vector_walk")
 
 
 def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
@@ -72,6 +72,7 @@ def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         backward_call=(backward,),
         spaces=(*vector_spaces(gpu), *row_spaces(small)),
         fallback=calls.fallback,
+        keeps=calls.keeps,
     )
 
 

@@ -42,7 +42,15 @@ LARGE = (
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_levels.py.jinja"),
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_strong.py.jinja"),
 )
-HELPERS = ("linear", "linear_host", "vector", "vector_middle", "delta_solve", "vector_delta")
+HELPERS = (
+    "keep",
+    "linear",
+    "linear_host",
+    "vector",
+    "vector_middle",
+    "delta_solve",
+    "vector_delta",
+)
 
 
 def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
@@ -77,6 +85,7 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
         backward_call=(backward,),
         spaces=(*vector_delta_spaces(gpu, plan.own), *row_spaces(small)),
         fallback=calls.fallback,
+        keeps=calls.keeps,
     )
 
 

@@ -7,13 +7,13 @@ import textwrap
 from collections.abc import Iterator
 
 from seqgen.plan.schedule import KernelPart, SchedulePlan
-from seqgen.render.environment import render
+from seqgen.render.stages import render_parts
 
 RULE = "# " + "-" * 92
+FIRST = "First stage: what later states take of earlier ones, for all tokens"
 CHUNKWISE = "Chunkwise kernels: matrix products on chunks of tokens"
 SERIAL = "Token-serial kernels: token after token, each equation above its lines"
 _CALLS = "Which kernels a call runs, and in which order"
-_CALLS_END = "_calls.py.jinja"
 
 
 def banner(title: str) -> str:
@@ -27,18 +27,30 @@ def heading(title: str) -> str:
 
 
 def kernel_pieces(schedule: SchedulePlan) -> Iterator[str]:
-    """The text of the kernels under their headings, chunkwise ones first."""
-    groups = (
-        (CHUNKWISE, [part for part in schedule.kernels if not _serial(part)]),
-        (SERIAL, [part for part in schedule.kernels if _serial(part)]),
-    )
-    for title, parts in groups:
-        for number, part in enumerate(parts):
-            if number == 0:
-                yield banner(title)
-            if number == 0 or parts[number - 1].name != part.name:
-                yield heading(_CALLS if part.template.endswith(_CALLS_END) else part.name)
-            yield render(part.template, part.plan)
+    """The text of the kernels under their headings, in the order of their groups."""
+    texts = render_parts(schedule.kernels)
+    for title, members in _groups(schedule).items():
+        yield banner(title)
+        before = ""
+        for member in members:
+            part = schedule.kernels[member]
+            if part.name != before:
+                yield heading(_CALLS if _has_calls(part) else part.name)
+            yield texts[member]
+            before = part.name
+
+
+def _groups(schedule: SchedulePlan) -> dict[str, list[int]]:
+    """The titles that there are, with the places of their parts among the schedule's."""
+    groups: dict[str, list[int]] = {FIRST: [], CHUNKWISE: [], SERIAL: []}
+    for number, part in enumerate(schedule.kernels):
+        serial = part.name.startswith("recurrent_")
+        groups[FIRST if part.stages else SERIAL if serial else CHUNKWISE].append(number)
+    return {title: members for title, members in groups.items() if members}
+
+
+def _has_calls(part: KernelPart) -> bool:
+    return part.template.endswith("_calls.py.jinja")
 
 
 def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str, ...]:
@@ -47,23 +59,21 @@ def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str
         "SPEC, CONFIGS: what the operator is, and what each kernel runs with",
         "Helpers: of the functions on the host, then of the kernels",
     ]
-    if any(not _serial(part) for part in schedule.kernels):
-        lines.append(CHUNKWISE)
-    for function, launches in _calls(kernel_text):
-        lines += _wrapped(f"{function} runs {', '.join(launches)}", 4)
-    serial = ", ".join(part.name for part in schedule.kernels if _serial(part))
+    calls = [
+        line
+        for function, launches in _calls(kernel_text)
+        for line in _wrapped(f"{function} runs {', '.join(launches)}", 4)
+    ]
+    for title, members in _groups(schedule).items():
+        parts = [schedule.kernels[member] for member in members]
+        kernels = dict.fromkeys(part.name for part in parts if not _has_calls(part))
+        lines += [title, *(calls if title == CHUNKWISE else _wrapped(", ".join(kernels), 4))]
     lines += [
-        SERIAL,
-        f"    {serial}",
         "Reference: the equations in PyTorch, also in float64",
         "PyTorch operators: opaque to torch.compile, with their own gradients",
         *_wrapped(f"Public functions: {public}", 0),
     ]
     return tuple(lines)
-
-
-def _serial(part: KernelPart) -> bool:
-    return part.name.startswith("recurrent_")
 
 
 def _calls(kernel_text: str) -> Iterator[tuple[str, list[str]]]:

@@ -101,9 +101,10 @@ SCHEDULES = {
         *("mamba2_ssd", "surprise_gated_retention", "delta_rule", "gated_delta_rule"),
         *("gla", "hgrn2", "rwkv6", "value_decay"),
         *("kda", "comba", "gdn2", "gated_oja", "rwkv7", "dplr", "iplr"),
+        *("mlstm", "gsa", "abc", "preconditioned_delta"),  # in two stages
     ],
     "token-serial": [
-        *("key_value_decay", "mlstm", "preconditioned_delta"),
+        *("key_value_decay", "mamba3"),
         *("hgrn", "selective_scan", "saturating_memory"),
     ],
 }

@@ -39,7 +39,7 @@ def test_descriptors_only_where_there_are_some() -> None:
         *((name, "a100") for name in ("mamba2_ssd", "retnet", "surprise_gated_retention")),
         *(("gla", gpu) for gpu in ("a100", "mi300x", "h200")),
         *(("value_decay", gpu) for gpu in ("a100", "mi300x", "h200")),
-        ("rwkv6", "h200"),
+        *((name, "h200") for name in ("rwkv6", "mlstm", "preconditioned_delta")),
     ],
 )
 def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:

@@ -104,10 +104,11 @@ def test_limits_are_those_of_the_generated_file():
         ),
         (
             "mlstm",
-            "There are several states: that has no chunkwise schedule yet. The operator runs ",
+            "m, C and n run in two stages: first m, token by token, then C and n, in chunks, with "
+            "front_log_fs, front_log_ii and front_m of the first as inputs.",
         ),
         ("delta_product", "Each of the R steps of a token runs as a token of its own."),
-        ("mlstm", "C and n have the same decay and keys; the schedule makes no use of that"),
+        ("mlstm", "C and n have the same decay and keys; the schedule takes them together"),
         ("normalised", "S and z have the same decay and keys; the schedule takes them together"),
         ("normalised", "Tensors in float16 or bfloat16 are computed with in float32."),
     ],
@@ -123,6 +124,16 @@ def test_a_normaliser_of_other_weights_is_refused_in_a_sentence():
     assert (
         "Z takes something else than the keys of the other state: that has no chunkwise schedule "
         "yet. The operator runs token by token."
+    ) in " ".join(explain(parse_spec(spec, "gated.yaml"), H200).split())
+
+
+def test_why_there_are_no_two_stages():
+    spec = GATED.replace("{S: [H, K, V]}", "{S: [H, K, V], z: [H, K]}")
+    spec = spec.replace('"S = g*S + k*v"', '"S = g*S + k*v", "z = 0.5*z + sum(v*S, V)"')
+    spec = spec.replace("sum(q*S, K)", "sum(q*S, K) + sum(z, K)")
+    assert (
+        "There are several states, and z depends on S: that has no chunkwise schedule yet. The "
+        "operator runs token by token."
     ) in " ".join(explain(parse_spec(spec, "gated.yaml"), H200).split())
 
 
