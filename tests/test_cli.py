@@ -110,6 +110,7 @@ def test_check_holds_what_a_spec_requires(folder: Path, capsys: pytest.CaptureFi
         "    6 | require: {schedule: chunkwise}\n"
         "      |                     ^^^^^^^^^ this is token-serial\n"
         "  Note: The family scan has no faster schedule yet.\n"
+        "  Note: Not linear: no output contracts an axis of h.\n"
         "  Hint: Change the spec, or leave 'schedule' out of 'require'.\n"
     )
     assert shown.out == ""

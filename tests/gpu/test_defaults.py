@@ -38,8 +38,7 @@ def test_descriptors_only_where_there_are_some() -> None:
         *(("simple_gla", gpu) for gpu in ("a100", "l40s", "mi300x", "h200")),
         *((name, "a100") for name in ("mamba2_ssd", "retnet", "surprise_gated_retention")),
         *(("gla", gpu) for gpu in ("a100", "mi300x", "h200")),
-        *(("value_decay", gpu) for gpu in ("a100", "mi300x", "h200")),
-        *((name, "h200") for name in ("rwkv6", "mlstm", "preconditioned_delta")),
+        *((name, "h200") for name in ("rwkv6", "value_decay", "mlstm", "preconditioned_delta")),
     ],
 )
 def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:
         assert report.resources.spill_store_bytes <= limit, report
 
 
-@pytest.mark.parametrize("name", ["delta_rule", "kda", "gla", "value_decay", "simple_gla"])
+@pytest.mark.parametrize("name", ["delta_rule", "kda", "gla", "simple_gla"])
 @pytest.mark.parametrize(("size", "dtype"), [(64, "bf16"), (256, "bf16"), (128, "fp32")])
 def test_every_size_can_launch(name: str, size: int, dtype: str, tmp_path: Path) -> None:
     """Heads of other sizes than the default, and tiles that take most shared memory."""

@@ -141,6 +141,12 @@ def example(name):
     return lower(load_spec(EXAMPLES / f"{name}.yaml"))
 
 
+def serve_narrow_tiles(module):
+    """Narrow tiles go token by token on a GPU; here they keep the interpreter quick."""
+    for fits in [n for n in vars(module) if n.endswith("_fits") and not n.endswith("stage_fits")]:
+        setattr(module, fits, lambda sizes, dtype=None: sizes["T"] >= 16)
+
+
 def check_chunkwise(
     name,
     op,
@@ -164,7 +170,5 @@ def check_chunkwise(
     cu_seqlens = None if borders is None else torch.tensor(borders, dtype=torch.int32)
     seeds, dtype = options.pop("seeds", None), options.pop("dtype", torch.float32)
     module = build(op, schedule, folder, **{"num_warps": 4, **options})
-    # Narrow tiles go token by token on a GPU; here they keep the interpreter quick.
-    for fits in [n for n in vars(module) if n.endswith("_fits") and not n.endswith("stage_fits")]:
-        setattr(module, fits, lambda sizes, dtype=None: sizes["T"] >= 16)
+    serve_narrow_tiles(module)
     return compare(module, op, tensors, states, cu_seqlens, seeds, limit, limits, dtype)

@@ -268,7 +268,6 @@ def test_odd_operators(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("value_decay", "The decay is per value and not one number per token and head"),
         ("key_value_decay", "The decay is per key+value and not one number per token and head"),
     ],
 )

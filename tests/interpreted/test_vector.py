@@ -240,7 +240,7 @@ NOT_COVERED = {
         update: ["S = exp(g) * S + k * v"]
         output: {o: "sum(q * (prev(S) + a * k * v), K)"}
     """,
-    "A value has the axis K": """
+    "'q * k' has the axis K, where only V fits": """
         inputs: {q: [H, K], k: [H, K], b: [H, V], v: [H, V], g: [H, K]}
         state: {S: [H, K, V]}
         update: ["S = exp(g) * S + k * v"]
