@@ -28,7 +28,7 @@ check = partial(check_chunkwise, "transposed")
 PLAIN = example("value_decay")
 
 
-@pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 130])
+@pytest.mark.parametrize("length", [1, 64, 65])
 def test_lengths(length, tmp_path):
     check(PLAIN, tmp_path, length=length, batch=1)
 
@@ -42,7 +42,7 @@ def test_odd_extents_in_blocks_of_their_own(tmp_path):
     check(PLAIN, tmp_path, 70, 1, sizes={"H": 1, "K": 60, "V": 100})
 
 
-@pytest.mark.parametrize("borders", [[0, 63, 63, 70, 150], [0, 1, 65, 65, 150]])
+@pytest.mark.parametrize("borders", [[0, 63, 63, 70, 150]])
 def test_packed_sequences(borders, tmp_path):
     check(PLAIN, tmp_path, length=150, batch=1, borders=borders, KI=16, BK=16, BV=16)
 
@@ -53,9 +53,7 @@ def test_reverse(tmp_path):
     check(op, tmp_path, length=90, batch=1, borders=[0, 20, 20, 90])
 
 
-@pytest.mark.parametrize(
-    "gate", ["zero", "weak", "strong", "-20", "one -100", "one channel", "-inf", "mixed"]
-)
+@pytest.mark.parametrize("gate", ["weak", "strong", "one -100", "one channel", "-inf", "mixed"])
 def test_gates(gate, tmp_path):
     shape = (1, 130, 2, 16)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -74,7 +72,7 @@ def test_gates(gate, tmp_path):
     check(PLAIN, tmp_path, length=130, batch=1, tensors={"g": g}, sizes=SMALL)
 
 
-@pytest.mark.parametrize("levels", range(7))
+@pytest.mark.parametrize("levels", [0, 2, 6])
 def test_every_number_of_levels(levels, tmp_path):
     # Just below what the kernels take blocks of 2^(6 - levels) rows at once for, in fp32.
     half = 2 ** (5 - levels) if levels < 6 else 0.6
@@ -109,8 +107,7 @@ def test_no_initial_state_and_single_seeds(tmp_path):
     check(PLAIN, tmp_path, seeds=["S_final"])
 
 
-@pytest.mark.parametrize("strength", [0.02, 8])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("dtype", "strength"), [(torch.bfloat16, 8), (torch.float16, 0.02)])
 def test_half_dtypes(dtype, strength, tmp_path):
     noise = torch.randn((1, 130, 2, 24), generator=torch.Generator().manual_seed(3)).double()
     limits = dict.fromkeys(("gradient of q", "gradient of k", "gradient of v"), 0.008)

@@ -28,7 +28,7 @@ def spec(text, name="odd"):
 check = partial(check_chunkwise, "transposed_delta")
 
 
-@pytest.mark.parametrize("length", [1, 16, 63, 64, 65, 130])
+@pytest.mark.parametrize("length", [1, 65])
 def test_lengths(length, tmp_path):
     check(OJA, tmp_path, length=length, batch=1)
 
@@ -42,7 +42,7 @@ def test_odd_extents_in_blocks_of_their_own(tmp_path):
     check(OJA, tmp_path, 70, 1, sizes={"H": 1, "K": 100, "V": 60})
 
 
-@pytest.mark.parametrize("borders", [[0, 63, 63, 70, 150], [0, 1, 65, 65, 150]])
+@pytest.mark.parametrize("borders", [[0, 1, 65, 65, 150]])
 def test_packed_sequences(borders, tmp_path):
     check(OJA, tmp_path, length=150, batch=1, borders=borders, KI=16, BK=16, BV=16)
 
@@ -53,7 +53,7 @@ def test_reverse(tmp_path):
     check(op, tmp_path, length=90, batch=1, borders=[0, 20, 20, 90])
 
 
-@pytest.mark.parametrize("gate", ["zero", "weak", "strong", "-20", "one -100", "-inf", "mixed"])
+@pytest.mark.parametrize("gate", ["weak", "strong", "one -100", "-inf", "mixed"])
 def test_gates(gate, tmp_path):
     shape = (1, 130, 1, 16)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_gates(gate, tmp_path):
     check(OJA, tmp_path, length=130, batch=1, tensors={"g": g}, sizes=SMALL)
 
 
-@pytest.mark.parametrize("levels", range(7))
+@pytest.mark.parametrize("levels", [1, 6])
 def test_every_number_of_levels(levels, tmp_path):
     # Just below what the kernels take blocks of 2^(6 - levels) rows at once for, in fp32.
     half = 2 ** (5 - levels) if levels < 6 else 0.6
@@ -79,7 +79,7 @@ def test_every_number_of_levels(levels, tmp_path):
     check(OJA, tmp_path, 66, 1, tensors={"g": g}, sizes=SMALL)
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.0, 2.0])
 def test_write_strengths(beta, tmp_path):
     tensors = {"beta": torch.full((1, 130, 1), beta, dtype=torch.float64)}
     check(OJA, tmp_path, 130, 1, sizes=SMALL, tensors=tensors)
