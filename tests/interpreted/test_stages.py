@@ -64,7 +64,7 @@ def test_extreme_gates(name, tmp_path):
     assert all(torch.isfinite(value).all() for value in found.values())
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["mlstm", "preconditioned_delta"])
 def test_half_dtypes(name, tmp_path):
     gates = {f"gradient of {n}": 0.03 for n in ("i", "f", "g", "g_a", "beta_a", "beta", "center")}
     states = {f"gradient of {n}_0": 0.03 for n in ("m", "A", "z", "Hk")}
