@@ -21,11 +21,10 @@ def run(name):
 
 @pytest.fixture(scope="session", autouse=True)
 def interpreted(request):
-    """A future for each file that ``test_interpreted.py`` asks for; other tests have a core too."""
+    """A future for each file that ``test_interpreted.py`` asks for; they start with the session."""
     items = request.session.items
     chosen = [item for item in items if item.path.name == "test_interpreted.py"]
-    cores = (os.cpu_count() or 1) - (len(chosen) < len(items))
-    with ThreadPoolExecutor(max(1, cores)) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = {n: pool.submit(run, n) for n in (i.callspec.params["name"] for i in chosen)}
         yield runs
         for future in runs.values():
