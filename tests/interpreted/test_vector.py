@@ -81,7 +81,7 @@ def test_gates(name, gate, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gla", "rwkv6"])
-@pytest.mark.parametrize("levels", range(7))
+@pytest.mark.parametrize("levels", [0, 1, 3, 6])
 def test_every_number_of_levels(name, levels, tmp_path):
     # Just below what the kernels take blocks of 2^(6 - levels) rows at once for, in fp32.
     half = 2 ** (5 - levels) if levels < 6 else 0.6
