@@ -149,10 +149,12 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     with _launched(module) as launchers:
         found, leaves = _run(operator, spec, tensors, states, packing, None)
     chunkwise = not all(name.startswith("launch_recurrent_") for name in launchers)
-    exact, exact_leaves = _run(reference, spec, tensors, states, packing, torch.float64)
+    # On the CPU: it takes token after token, in operators too small for a GPU.
+    cpu_packing = None if packing is None else packing.cpu()
+    exact, exact_leaves = _run(reference, spec, arguments, reached, cpu_packing, torch.float64)
     labels = [*spec["outputs"], *(f"{name} (final)" for name in spec["states"])]
     # Both get the same gradients of results, rounded once, as they get the same inputs.
-    weights = [torch.randn(f.shape, generator=generator).to(device, f.dtype) for f in found]
+    weights = [torch.randn(f.shape, generator=generator).to(f.dtype) for f in found]
     gradients = _gradients(found, leaves, weights)
     exact_gradients = _gradients(exact, exact_leaves, weights)
     limits = LIMITS[dtype]
@@ -228,7 +230,7 @@ def _gradients(
 ) -> list[torch.Tensor]:
     import torch
 
-    loss = sum((r * w.to(r.dtype)).sum() for r, w in zip(results, weights, strict=True))
+    loss = sum((r * w.to(r)).sum() for r, w in zip(results, weights, strict=True))
     found = torch.autograd.grad(loss, leaves, allow_unused=True)  # type: ignore[arg-type]
     return [
         torch.zeros_like(leaf) if gradient is None else gradient
@@ -241,6 +243,6 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     if exact.numel() == 0:
         return 0.0
     exact = exact.detach().double()
-    difference = (found.detach().double() - exact).square().mean().sqrt()
+    difference = (found.detach().to(exact) - exact).square().mean().sqrt()
     size = exact.square().mean().sqrt()
     return float(difference / size) if float(size) > 1e-6 else float(difference)

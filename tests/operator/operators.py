@@ -70,6 +70,11 @@ class Case:
     def to(self, dtype):
         return self.map(lambda t: t.detach().to(dtype).requires_grad_(t.requires_grad))
 
+    def cpu(self):
+        packing = self.cu_seqlens
+        case = self.map(lambda t: t.detach().cpu().requires_grad_(t.requires_grad))
+        return replace(case, cu_seqlens=None if packing is None else packing.cpu())
+
     def __call__(self, function=None, want_final=True):
         """Outputs and final states in one list."""
         *outputs, final = (function or getattr(self.module, self.name))(
