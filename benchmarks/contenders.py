@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.generated import load_file
-from benchmarks.operators import Call, Operator, ours
+from benchmarks.operator import Call, Operator, ours
 
 OURS = "seqgen"
 ROOT = Path(__file__).resolve().parents[1]

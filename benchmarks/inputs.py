@@ -54,6 +54,47 @@ def gated_delta(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inp
     return {**qkv(s, dtype, generator), "g": gate, "beta": _beta(s, dtype, generator)}
 
 
+def hgrn2(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    made = gla(s, dtype, generator)
+    return {"q": made["q"], "v": made["v"], "g": made["g"].float()}
+
+
+SLOTS = 64
+"""Slots M of the races of gated slot attention."""
+
+
+def gsa(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    """Each slot takes up what its gate lets go, as in the layer."""
+    g = F.logsigmoid(_normal((s.B, s.T, s.H, SLOTS), generator) / 8)
+    return {**qkv(s, dtype, generator), "s": (-g.expm1()).to(dtype), "g": g}
+
+
+PRODUCT_STEPS = 2
+"""Steps per token in the races of gated DeltaProduct."""
+
+
+def product(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    steps = (s.B, s.T, PRODUCT_STEPS, s.H)
+    made = {name: _normal((*steps, s.D), generator, dtype) for name in ("k", "v")}
+    made["q"] = _normal((s.B, s.T, s.H, s.D), generator, dtype)
+    beta = _normal(steps, generator).sigmoid().to(dtype)
+    return {**made, "g": _head_gate(s, generator), "beta": beta}
+
+
+def comba(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    """The key of the error is the key, scaled per head, as in the layer; both get length 1."""
+    made = gated_delta(s, dtype, generator)
+    noise = 0.1 * _normal(made["k"].shape, generator, dtype)
+    return {**made, "p": made["k"] + noise}
+
+
+def gdn2(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    tokens = (s.B, s.T, s.H, s.D)
+    gates = {name: _normal(tokens, generator).sigmoid().to(dtype) for name in ("b", "w")}
+    g = F.logsigmoid(_normal(tokens, generator)).clamp_min(-5)
+    return {**qkv(s, dtype, generator), "g": g, **gates}
+
+
 def rwkv6(s: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     tokens = (s.B, s.T, s.H, s.D)
     made = {name: _normal(tokens, generator, dtype) for name in ("r", "k", "v")}

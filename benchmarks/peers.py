@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -25,7 +24,8 @@ from typing import Any
 
 from benchmarks import cold_start, contenders, processes, report
 from benchmarks.floors import FLOORS
-from benchmarks.operators import OPERATORS, Operator
+from benchmarks.operator import Operator
+from benchmarks.operators import OPERATORS
 from benchmarks.shapes import SHAPE_SETS, Shape
 
 DEFAULT_OPERATORS = ("simple_gla", "linear_attention", "retnet", "mamba2_ssd")
@@ -252,7 +252,7 @@ def about_this_machine() -> dict[str, Any]:
     meta: dict[str, Any] = {
         "seqgen": seqgen.__version__,
         "gpu": torch.cuda.get_device_name(0),
-        "cores": os.cpu_count(),
+        "cores": processes.cores(),
         "python": platform.python_version(),
     }
     for package in ("torch", "triton", "fla-core", "mamba-ssm"):
@@ -267,7 +267,7 @@ def measure(parsed: argparse.Namespace, run: Run, folder: Path) -> None:
     """Build, compile, race, cold start: in this order, so that the races come before extras."""
     until = run.meta["started"] + parsed.budget
     files = build_ours(parsed, run)
-    cores = os.cpu_count() or 1
+    cores = processes.cores()
     jobs = compile_jobs(parsed, files, cores)
     enough = run.meta["started"] + 0.6 * parsed.budget
     processes.run_side_by_side(jobs, folder, cores, enough, run.receive)
@@ -305,7 +305,7 @@ def cold_starts(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parsed = options(arguments)
-    cores = os.cpu_count() or 1
+    cores = processes.cores()
     dropped = fit_to_budget(parsed, cores)
     if parsed.dry_run:
         print_plan(parsed, cores, dropped)

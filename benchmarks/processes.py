@@ -20,6 +20,11 @@ Job = dict[str, Any]
 Result = dict[str, Any]
 
 
+def cores() -> int:
+    """Those that this process may use: races on several GPUs share a machine by affinity."""
+    return len(os.sched_getaffinity(0))
+
+
 def environment(cache: Path) -> dict[str, str]:
     """For a measuring process: its own kernel cache, and no autotuning results on disk."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

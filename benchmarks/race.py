@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import contenders, peer_tuning, protocol
-from benchmarks.operators import OPERATORS, Call, Operator
+from benchmarks.operator import Call, Operator
+from benchmarks.operators import OPERATORS
 from benchmarks.references import relative_error
 from benchmarks.shapes import Shape
 

@@ -76,6 +76,32 @@ def linear_attention(
     return torch.cat(outputs, 2).transpose(1, 2)
 
 
+def value_decay(q: Tensor, k: Tensor, v: Tensor, g: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    """S = S e^g + k v with a decay per value channel, read as q S.
+
+    Args:
+        q: queries [B, T, H, K], float64, already scaled.
+        k: keys [B, T, H, K].
+        v: values [B, T, H, V].
+        g: log-decays [B, T, H, V], finite.
+        chunk: tokens per chunk.
+
+    Returns:
+        The output [B, T, H, V].
+    """
+    state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3])
+    outputs = []
+    parts = (_chunked(x, chunk) for x in (q, k, v, g))
+    for qc, kc, vc, gc in zip(*parts, strict=True):
+        total = gc.cumsum(2)
+        middle = total[:, :, gc.shape[2] // 2, None]
+        own = (qc @ kc.transpose(2, 3)).tril() @ (vc * (middle - total).exp())
+        outputs.append(total.exp() * (qc @ state) + (total - middle).exp() * own)
+        last = total[:, :, -1:]
+        state = last.exp() * state + kc.transpose(2, 3) @ (vc * (last - total).exp())
+    return torch.cat(outputs, 2).transpose(1, 2)
+
+
 def delta_rule(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor | None = None, *, chunk: int = CHUNK
 ) -> Tensor:

@@ -55,13 +55,20 @@ def compile_launches(
         return pool.compile(launches, on_result)
 
 
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class CompilePool:
     """Compiler processes that stay for the next batch: each takes seconds to start."""
 
     def __init__(self, gpu: Gpu, *, workers: int | None = None, deadline: float = 300.0) -> None:
         """Nothing is started yet; the arguments are those of ``compile_launches``."""
         self._gpu = gpu
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or _cores()
         self._deadline = deadline
         self._crew: list[_Worker] = []
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import contenders, peers, processes, protocol, race, report
-from benchmarks.operators import OPERATORS, Operator, Peer
+from benchmarks.operator import Operator, Peer
+from benchmarks.operators import OPERATORS
 from benchmarks.shapes import Shape
 
 RIGHT = """

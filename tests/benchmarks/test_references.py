@@ -51,6 +51,57 @@ def delta_loop(i, decay):
     return torch.stack([read(l2norm(now["q"]) / 4, state) for _, state, now in steps], 1)
 
 
+def product_loop(i):
+    def update(state, now):
+        state = head_decay(now) * state
+        for step in range(now["k"].shape[1]):
+            k, v, beta = l2norm(now["k"][:, step]), now["v"][:, step], now["beta"][:, step]
+            state = state + outer(beta.unsqueeze(-1) * k, v - read(k, state))
+        return state
+
+    start = torch.zeros(2, 3, 16, 16, dtype=torch.float64)
+    steps = states(i, ["q", "k", "v", "g", "beta"], update, start)
+    return torch.stack([read(l2norm(now["q"]) / 4, state) for _, state, now in steps], 1)
+
+
+def comba_loop(i):
+    def update(state, now):
+        state = head_decay(now) * state
+        error = now["v"] - read(l2norm(now["p"]), state)
+        return state + outer(now["beta"].unsqueeze(-1) * l2norm(now["k"]), error)
+
+    steps = states(i, ["q", "k", "v", "p", "g", "beta"], update, matrix_state(i, "v"))
+    return torch.stack([read(l2norm(now["q"]) / 4, state) for _, state, now in steps], 1)
+
+
+def gdn2_loop(i):
+    def update(state, now):
+        state = now["g"].exp().unsqueeze(-1) * state
+        k = l2norm(now["k"])
+        return state + outer(k, now["w"] * now["v"] - read(now["b"] * k, state))
+
+    steps = states(i, ["q", "k", "v", "g", "b", "w"], update, matrix_state(i, "v"))
+    return torch.stack([read(l2norm(now["q"]) / 4, state) for _, state, now in steps], 1)
+
+
+def gsa_loop(i):
+    def keys(state, now):
+        return now["g"].exp().unsqueeze(-2) * state + outer(now["k"], now["s"])
+
+    def values(state, now):
+        return now["g"].exp().unsqueeze(-1) * state + outer(now["s"], now["v"])
+
+    start = torch.zeros(2, 3, 16, 64, dtype=torch.float64)
+    first = states(i, ["q", "k", "s", "g"], keys, start)
+    second = states(i, ["s", "v", "g"], values, start.transpose(2, 3))
+    slots = [read(now["q"] / 4, state).softmax(-1) for _, state, now in first]
+    return torch.stack([read(p, s) for p, (_, s, _) in zip(slots, second, strict=True)], 1)
+
+
+def hgrn2_loop(i):
+    return LOOPS["gla"]({**i, "k": -i["g"].expm1()})
+
+
 def rwkv6_loop(i):
     def update(state, now):
         return now["w"].exp().unsqueeze(-1) * state + outer(now["k"], now["v"])
@@ -108,6 +159,11 @@ LOOPS = {
     "gla": lambda i: linear_loop(i, lambda now: now["g"].exp().unsqueeze(-1)),
     "delta_rule": lambda i: delta_loop(i, lambda now: 1.0),
     "gated_delta_rule": lambda i: delta_loop(i, head_decay),
+    "gated_delta_product": product_loop,
+    "comba": comba_loop,
+    "gdn2": gdn2_loop,
+    "gsa": gsa_loop,
+    "hgrn2": hgrn2_loop,
     "kda": kda_loop,
     "rwkv6": rwkv6_loop,
     "rwkv7": rwkv7_loop,
@@ -120,8 +176,8 @@ LOOPS = {
 def test_truth_equals_the_token_loop_with_gradients(name):
     made = OPERATORS[name].inputs(Shape(2, T, 3, 16), torch.float32, "cpu", seed=5)
     inputs = {key: x.detach().double().requires_grad_() for key, x in made.items()}
-    do = torch.randn_like(inputs["v"] if "v" in inputs else inputs["x"])
     found, wanted = OPERATORS[name].truth(inputs), LOOPS[name](inputs)
+    do = torch.randn_like(found)
     assert relative_error(found, wanted) < 1e-12
     leaves = list(inputs.values())
     pairs = zip(
