@@ -36,6 +36,9 @@ LIMITS = {
     "bf16": {"result": 0.005, "gradient": 0.008, "gate": 0.02},
 }
 
+LOSS_SCALE = {"fp16": 64.0}
+"""Of the gradients that come in: fp16 ends at 6e-8, which is why its losses are scaled."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -154,7 +157,8 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     exact, exact_leaves = _run(reference, spec, arguments, reached, cpu_packing, torch.float64)
     labels = [*spec["outputs"], *(f"{name} (final)" for name in spec["states"])]
     # Both get the same gradients of results, rounded once, as they get the same inputs.
-    weights = [torch.randn(f.shape, generator=generator).to(f.dtype) for f in found]
+    scale = LOSS_SCALE.get(dtype, 1.0)
+    weights = [(torch.randn(f.shape, generator=generator) * scale).to(f.dtype) for f in found]
     gradients = _gradients(found, leaves, weights)
     exact_gradients = _gradients(exact, exact_leaves, weights)
     limits = LIMITS[dtype]
