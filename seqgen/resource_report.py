@@ -112,7 +112,8 @@ def report_kernels(
         launches = capture_launches(lambda: run_on_meta(module, recurrence, dtype, shape))
     finally:
         module._config = choose  # type: ignore[attr-defined]
-    unique = list({launch.name: launch for launch in launches}.values())
+    # A kernel that is launched for two kinds of operands is compiled for both.
+    unique = list({(x.name, tuple(x.arguments.items())): x for x in launches}.values())
     done = 0
 
     def count(_: KernelResources | CompileFailure) -> None:

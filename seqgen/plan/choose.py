@@ -10,6 +10,7 @@ from seqgen.passes.components import Program
 from seqgen.passes.stages import NotStagedError, cut_stages
 from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
+from seqgen.plan.key_value import plan_key_value
 from seqgen.plan.linear import plan_linear
 from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
@@ -47,13 +48,15 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
     kind = structure.family
     if kind == "linear":
         decays = {c.decay for c in structure.components}
-        kind = "vector" if "key" in decays else "transposed" if "value" in decays else kind
+        named = {"key": "vector", "value": "transposed", "key+value": "key_value"}
+        kind = next((name for decay, name in named.items() if decay in decays), kind)
     elif kind == "delta" and _reads_values(structure):
         kind = "transposed_delta"
     planners = {
         "linear": (plan_linear,),
         "vector": (plan_vector,),
         "transposed": (plan_transposed,),
+        "key_value": (plan_key_value,),
         "delta": (plan_delta, plan_vector_delta),
         "transposed_delta": (plan_transposed_delta,),
         "dplr": (plan_vector_delta,),

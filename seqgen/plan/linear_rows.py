@@ -117,6 +117,7 @@ _NAMES = {
     "key": "key",
     "value": "value",
     "gate": "log_decay",
+    "value_gate": "value_log_decay",
     "erase_key": "erase_key",
     "put": "put_key",
 }
@@ -183,7 +184,7 @@ def _forward(
             size = scope.tiling.any(axis[value.kind]).size
             shape = f'(sizes["B"], sizes["T"], H, {size})'
             tile = f"{value.kind}_tile"
-            dtype = "torch.float32" if value.kind == "gate" else "io.dtype"
+            dtype = "torch.float32" if value.kind.endswith("gate") else "io.dtype"
             builder.result(tile, f"[B, T, H, {size}]", shape, dtype, zero=True)
             dims = scope.tiling.tile(("T", roles.head, axis[value.kind]))
             place = scope.place(dims, (roles.head, axis[value.kind]), "H", "row")

@@ -27,6 +27,7 @@ from seqgen.plan.vector_kernels import plan_vector_kernels
 from seqgen.plan.vector_roles import find_channel_roles
 
 DECAYS = ("transposed_decays", "kernels/transposed_decays.py.jinja")
+READ = ("transposed_output", "kernels/transposed_read.py.jinja")
 OUTPUT = (
     ("transposed_output", "kernels/transposed_output.py.jinja"),
     ("transposed_output_strong", "kernels/transposed_output_strong.py.jinja"),
@@ -47,10 +48,10 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
         return str(error)
     _, key, value, gate = roles.tiles
     exchanged = transposed(roles, (value, key, gate))
-    plan = plan_transposed_kernels(roles, rows, epilogue, operand(key), value)
+    plan = plan_transposed_kernels(roles, rows, epilogue, operand(key), value, gate)
     shared = plan_vector_kernels(exchanged, rows, plan_epilogue(exchanged))
     calls = TransposedCalls(roles, rows, epilogue, plan.signed)
-    parts = [KernelPart(name, template, plan) for name, template in (DECAYS, *OUTPUT)]
+    parts = [KernelPart(name, template, plan) for name, template in (DECAYS, READ, *OUTPUT)]
     parts += [KernelPart(name, template, shared) for name, template in LARGE]
     small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
@@ -73,17 +74,18 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
 
 
 def _spaces(gpu: Gpu) -> list[KernelSpace]:
-    columns, warps = _columns(gpu), Knob("num_warps", (4, 8))
-    decays: Config = {"BV": columns.values[0], "num_warps": 4}
     shared = (
         space if space.kernel == "vector_state" else replace(space, role="bwd")
         for space in vector_spaces(gpu)
     )
-    return [
-        KernelSpace("transposed_decays", "fwd", (columns, warps), decays),
-        *output_spaces(gpu),
-        *shared,
-    ]
+    return [decays_space(gpu), *output_spaces(gpu), *shared]
+
+
+def decays_space(gpu: Gpu) -> KernelSpace:
+    """The knobs of the kernel that decays values."""
+    columns, warps = _columns(gpu), Knob("num_warps", (4, 8))
+    config: Config = {"BV": columns.values[0], "num_warps": 4}
+    return KernelSpace("transposed_decays", "fwd", (columns, warps), config)
 
 
 def output_spaces(gpu: Gpu) -> list[KernelSpace]:

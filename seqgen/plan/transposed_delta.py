@@ -18,7 +18,7 @@ from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
-from seqgen.plan.transposed import OUTPUT, output_spaces
+from seqgen.plan.transposed import OUTPUT, READ, output_spaces
 from seqgen.plan.transposed_delta_calls import TransposedDeltaCalls
 from seqgen.plan.transposed_kernels import plan_transposed_kernels
 from seqgen.plan.transposed_roles import transposed
@@ -43,14 +43,14 @@ def plan_transposed_delta(
     except NoFastFormError as error:
         return str(error)
     (component,) = structure.components
-    _, put, *_ = roles.tiles
+    _, put, _, gate, *_ = roles.tiles
     exchanged = transposed(roles, roles.tiles[1:])
     before, nothing = component.step.inner != "D", plan_epilogue(exchanged)
     shared = plan_vector_delta_kernels(exchanged, rows, nothing, before, gpu)
-    plan = plan_transposed_kernels(roles, rows, epilogue, ADDED, put)
+    plan = plan_transposed_kernels(roles, rows, epilogue, ADDED, put, gate)
     calls = TransposedDeltaCalls(roles, rows, epilogue, shared)
     parts = [KernelPart(name, template, shared) for name, template in LARGE]
-    parts += [KernelPart(name, template, plan) for name, template in OUTPUT]
+    parts += [KernelPart(name, template, plan) for name, template in (READ, *OUTPUT)]
     small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
     template = "kernels/transposed_delta_calls.py.jinja"

@@ -24,6 +24,8 @@ class VectorPlan:
         base: what they share with the linear schedule.
         operands: query, key, gate and, if there is one, the bonus.
         strict: whether the state is read before the token's update.
+        both: whether values have a decay of their own, beside that of keys. Then the launchers of
+            gradients take states that decay along their other axis as well, or ``swapped`` ones.
         own: whether a token reads its own write beside the read of the state, before the update.
         until: Triton text: how a gate's row compares to rows that read the state it decays.
         reads: Triton text: how a row compares to the rows whose writes it reads.
@@ -35,6 +37,10 @@ class VectorPlan:
         moved: Triton text: pointers to the first rows of q and k, ``moved_loads`` their tiles,
             ``gate_offset`` where the gates have it.
         own_moved: as own_score, likewise; ``own_moved_arguments`` as own_arguments.
+        value_total: Triton text: where the decays of chunks along values are; launchers take
+            ``value_total_argument``, and ``swapped_argument``.
+        state_parameters: of from_states; ``state_arguments`` behind them, ``state_note`` for its
+            docstring.
         own_note: what own_weight does besides, for its docstring.
         bonus_heads: launcher text: how many heads the bonus has in memory.
         bonus_note: that its gradient is a result, for a docstring.
@@ -44,6 +50,7 @@ class VectorPlan:
     base: LinearPlan
     operands: Operands
     strict: bool
+    both: bool
     own: bool
     until: str
     reads: str
@@ -58,6 +65,12 @@ class VectorPlan:
     gate_offset: str
     own_moved: Lines
     own_moved_arguments: str
+    value_total: str
+    value_total_argument: str
+    swapped_argument: str
+    state_parameters: str
+    state_arguments: str
+    state_note: str
     own_note: str
     bonus_heads: str
     bonus_note: str
@@ -66,6 +79,7 @@ class VectorPlan:
 
 def plan_vector_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> VectorPlan:
     """The plan of all large kernels."""
+    both = len(roles.tiles) > 4  # two gates
     bonus = roles.bonus
     notes = dict(zip("qkg", (operand(roles.tiles[n]) for n in (0, 1, 3)), strict=True))
     notes["g"] += ", natural logarithms"
@@ -74,11 +88,12 @@ def plan_vector_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> VectorP
         base=plan_kernels(roles, rows, epilogue),
         operands=plan_operands(notes, [("bonus", _note(bonus))] if bonus else ()),
         strict=roles.strict,
+        both=both,
         own=own,
         until="<" if roles.strict else "<=",
         reads=">=" if roles.diagonal else ">",
         nearest=2 if roles.strict else 1,
-        signed=bounds(roles.tiles[3].tile, roles.recurrence)[1] > 0.0,
+        signed=any(bounds(gate.tile, roles.recurrence)[1] > 0.0 for gate in roles.tiles[3:]),
         bonus=bonus is not None,
         own_score=_own_score(bonus, "bonus_ptr") if own else (),
         own_parameters=", bonus_ptr, d_bonus_ptr, r_k, K" if bonus else "",
@@ -88,6 +103,12 @@ def plan_vector_kernels(roles: Roles, rows: Rows, epilogue: Epilogue) -> VectorP
         gate_offset=first_row("g"),
         own_moved=_own_score(bonus, BONUS) if own else (),
         own_moved_arguments=f", {BONUS}, d_bonus_ptr + in_rows * K, r_k, K" if bonus else "",
+        value_total="value_total_ptr" if both else "None",
+        value_total_argument=" value_total," * both,
+        swapped_argument=" swapped," * both,
+        state_parameters=" value_total_ptr, SWAPPED: tl.constexpr," * both,
+        state_arguments=" value_total_ptr + in_rows * V, SWAPPED," * both,
+        state_note=" Where SWAPPED, states are [V, K]." * both,
         own_note="; stores that of the bonus" if bonus else "",
         bonus_heads=lead_text(roles, bonus.lead) if bonus else "",
         bonus_note=", and of the bonus [1, chunks, H, K]" if bonus else "",

@@ -5,6 +5,7 @@ and keys. With one per key channel, an output that reads the state before the to
 add the token's own write, weighed by a bonus per channel: ``sum(q * (prev(S) + u * k * v), K)``.
 
 With one per value channel, the transposed state has one per key channel: see transposed_roles.
+With both there are two gates, that of keys first.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def find_channel_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     """
     component = matrix_component(recurrence, structure)
     require(len(recurrence.states) == 1, "there are several states")
-    if component.decay == "value":
+    if "value" in component.decay:
         require(not component.reads[0].before, "the state is read before the token's update")
     return _ChannelFinder(recurrence, component, structure).channel_roles()
 
@@ -38,12 +39,15 @@ class _ChannelFinder(Finder):
         roles = self.roles()
         query, key, value = roles.tiles
         decay = self.component.step.decay
-        axis, log = (
-            (self.key, decay.log) if decay.log_value is None else (self.value, decay.log_value)
+        logs = [(self.key, decay.log), (self.value, decay.log_value)]
+        gates = [(axis, self.spelled(log)) for axis, log in logs if log is not None]
+        names = ("gate", "value_gate")
+        tiles = (
+            weighted(query, roles.read),
+            weighted(key, roles.write),
+            value,
+            *(self.tile(n, a, log, "float32") for n, (a, log) in zip(names, gates, strict=False)),
         )
-        assert log is not None
-        gate = self.tile("gate", axis, self.spelled(log), "float32")
-        tiles = (weighted(query, roles.read), weighted(key, roles.write), value, gate)
         roles = replace(roles, tiles=tiles, decay=None, write=None, read=None)
         return self.before(roles) if self.component.reads[0].before else roles
 

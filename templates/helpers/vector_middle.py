@@ -7,22 +7,23 @@ import triton.language as tl
 
 @triton.jit
 def vector_weights_kernel(
-    weights_ptr,  # [3, 64, 64]
+    weights_ptr,  # [4, 64, 64]
 ):
-    # One program: a matrix [i, j]. The rows j up to row i; from the middle to row i; to before it.
+    # One program: a matrix [i, j]. The rows j up to row i; from the middle to row i; to before it;
+    # the rows before row i.
     n = tl.program_id(0)
     i = tl.arange(0, 64)
     row = i[:, None]
     column = i[None, :]
-    until = tl.where(column <= row - (n == 2).to(tl.int32), 1.0, 0.0)
-    weights = until - tl.where((column < 32) & (n > 0), 1.0, 0.0)
+    until = tl.where(column <= row - (n >= 2).to(tl.int32), 1.0, 0.0)
+    weights = until - tl.where((column < 32) & (n % 3 > 0), 1.0, 0.0)
     tl.store(weights_ptr + n * 4096 + row * 64 + column, weights.to(tl.bfloat16))
 
 
 def _sum_weights(io):
     """Weights of sums over rows, for ``load_weights``."""
-    weights = io.new_empty((3, 64, 64), dtype=torch.bfloat16)
-    vector_weights_kernel[_grid(3)](  # noqa: F821
+    weights = io.new_empty((4, 64, 64), dtype=torch.bfloat16)
+    vector_weights_kernel[_grid(4)](  # noqa: F821
         weights,
         num_warps=4,
         enable_fp_fusion=True,

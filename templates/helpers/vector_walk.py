@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def vector_walk(
-    pid, a_ptr, b_ptr, total_ptr, first_ptr, last_ptr, states_ptr,
+    pid, a_ptr, b_ptr, total_ptr, total_b_ptr, first_ptr, last_ptr, states_ptr,
     cu_seqlens_ptr, starts_ptr, T, NT, CHUNKS,
     H: tl.constexpr, HB: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     STRIDE_K: tl.constexpr, STRIDE_V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -17,7 +17,7 @@ def vector_walk(
 
     S <- total S + a^T b, with a [B, T, H, K] decayed keys and b values; the adjoint, with decayed
     queries and gradients of the read, starts at the last chunk. The state before each step goes
-    to ``states_ptr``.
+    to ``states_ptr``. Where values decay too, ``total_b_ptr`` is not None.
     """
     NK: tl.constexpr = (K + BK - 1) // BK
     NV: tl.constexpr = (V + BV - 1) // BV
@@ -41,6 +41,8 @@ def vector_walk(
     in_rows = first_chunk.to(tl.int64) * H + h
     states_ptr += in_rows * (K * V)
     total_ptr += in_rows * K
+    if total_b_ptr is not None:
+        total_b_ptr += in_rows * V
     i = tl.arange(0, 64)
     rows = i
     if REVERSE:
@@ -60,6 +62,10 @@ def vector_walk(
         total = tl.load(total_ptr + c.to(tl.int64) * (H * K) + r_k, mask=r_k < K, other=0.0)
         place = states_ptr + c.to(tl.int64) * (H * K * V) + in_chunk
         tl.store(place, S.to(states_ptr.dtype.element_ty), mask=exists)
-        S = dot_add(tl.trans(a), b, S * total[:, None], PRECISION)  # noqa: F821
+        S *= total[:, None]
+        if total_b_ptr is not None:
+            total = tl.load(total_b_ptr + c.to(tl.int64) * (H * V) + r_v, mask=r_v < V, other=0.0)
+            S *= total[None, :]
+        S = dot_add(tl.trans(a), b, S, PRECISION)  # noqa: F821
     if HAS_LAST:
         tl.store(last_ptr + of_head + in_state, S, mask=exists)

@@ -99,13 +99,12 @@ SCHEDULES = {
     "chunkwise": [
         *("linear_attention", "linear_attention_normalised", "retnet", "simple_gla"),
         *("mamba2_ssd", "surprise_gated_retention", "delta_rule", "gated_delta_rule"),
-        *("gla", "hgrn2", "rwkv6", "value_decay"),
+        *("gla", "hgrn2", "rwkv6", "value_decay", "key_value_decay"),
         *("kda", "comba", "gdn2", "gated_oja", "rwkv7", "dplr", "iplr"),
         *("mlstm", "gsa", "abc", "preconditioned_delta"),  # in two stages
     ],
     "token-serial": [
-        *("key_value_decay", "mamba3"),
-        *("hgrn", "selective_scan", "saturating_memory"),
+        *("mamba3", "hgrn", "selective_scan", "saturating_memory"),
     ],
 }
 
@@ -118,6 +117,7 @@ def test_schedules_in_the_readme_are_those_that_operators_get(word: str, names: 
             "linear",
             "vector",
             "transposed",
+            "key_value",
             "delta",
             "vector_delta",
             "transposed_delta",

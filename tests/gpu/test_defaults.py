@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 pytest.importorskip("triton")
 
 from seqgen.build import compile_spec, read_spec
+from seqgen.gpu import pool
+from seqgen.gpu.launches import Launch
 from seqgen.gpu.table import find_gpu
 from seqgen.resource_report import report_kernels
 from seqgen.runtime.loader import import_file
@@ -38,7 +41,7 @@ def test_descriptors_only_where_there_are_some() -> None:
         *(("simple_gla", gpu) for gpu in ("a100", "l40s", "mi300x", "h200")),
         *((name, "a100") for name in ("mamba2_ssd", "retnet", "surprise_gated_retention")),
         *(("gla", gpu) for gpu in ("a100", "mi300x", "h200")),
-        *((name, "h200") for name in ("rwkv6", "value_decay")),
+        *((name, "h200") for name in ("rwkv6", "value_decay", "key_value_decay")),
     ],
 )
 def test_no_kernel_spills_much(name: str, gpu: str, tmp_path: Path) -> None:
@@ -69,3 +72,21 @@ def test_every_size_can_launch(name: str, size: int, dtype: str, tmp_path: Path)
     file.write_text(compiled.module.source)
     reports = report_kernels(import_file(file), recurrence, target, dtype, lambda done, of: None)
     assert not [report for report in reports if report.problem]
+
+
+def test_a_kernel_is_compiled_for_all_operands_it_is_launched_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(launches: Sequence[Launch], *_: object, **__: object) -> list[pool.CompileFailure]:
+        return [pool.CompileFailure(x.name, str(x.arguments.get("SWAPPED"))) for x in launches]
+
+    monkeypatch.setattr(pool, "compile_launches", refuse)
+    target = find_gpu("h200")
+    compiled = compile_spec(read_spec(EXAMPLES / "key_value_decay.yaml"), target)
+    file = tmp_path / "key_value_decay.py"
+    file.write_text(compiled.module.source)
+    module = import_file(file)
+    reports = report_kernels(module, compiled.recurrence, target, "bf16", lambda done, of: None)
+    swapped = [report.problem for report in reports if report.kernel == "vector_gradients"]
+    assert swapped == ["False", "True"]
+    assert [report.kernel for report in reports].count("vector_scores") == 1

@@ -40,13 +40,31 @@ VALUE_GATES = lower(
         "value_gates.yaml",
     )
 )
-OWN = {"output_gates": OUTPUT_GATES, "value_gates": VALUE_GATES}
+KEY_VALUE_GATES = lower(
+    parse_spec(
+        textwrap.dedent("""
+            operator: key_value_gates
+            axes: {K: 16, V: 16}
+            inputs: {q: [H, K], k: [H, K], v: [H, V], f: [H, K], g: [H, V], r: [H, V]}
+            state: {S: [H, K, V]}
+            update: ["S = sigmoid(f) * sigmoid(g) * S + k * v"]
+            output: {o: "sum(q * S, K) * r"}
+        """),
+        "key_value_gates.yaml",
+    )
+)
+OWN = {
+    "output_gates": OUTPUT_GATES,
+    "value_gates": VALUE_GATES,
+    "key_value_gates": KEY_VALUE_GATES,
+}
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *("simple_gla", "gated_delta_rule", "gla", "value_decay", "kda", "gated_oja"),
+        *("key_value_decay", "key_value_gates"),
         *("output_gates", "value_gates"),
     ],
 )

@@ -246,12 +246,6 @@ NOT_COVERED = {
         update: ["S = exp(g) * S + k * v"]
         output: {o: "sum(q * (prev(S) + k * b), K)"}
     """,
-    "The decay is per key+value and not one number per token and head": """
-        inputs: {q: [H, K], k: [H, K], v: [H, V], g: [H, V], w: [H, K]}
-        state: {S: [H, K, V]}
-        update: ["S = exp(w) * exp(g) * S + k * v"]
-        output: {o: "sum(q * S, K)"}
-    """,
     "The state is read before the token's update": """
         inputs: {q: [H, K], k: [H, K], v: [H, V], g: [H]}
         state: {S: [H, K, V]}

@@ -9,7 +9,7 @@ from tests.operator.operators import NAMES
 __all__ = ["load", "module"]
 
 
-@pytest.fixture(params=[*NAMES, "gla", "value_decay", "rwkv6", "kda"])
+@pytest.fixture(params=[*NAMES, "gla", "value_decay", "key_value_decay", "rwkv6", "kda"])
 def module(request, load):
     """Contrasting operators in turn, also of the schedules that only larger sizes reach."""
     return load(request.param)

@@ -99,10 +99,6 @@ def test_limits_are_those_of_the_generated_file():
     ("name", "sentence"),
     [
         (
-            "key_value_decay",
-            "The decay is per key+value and not one number per token and head: that has no ",
-        ),
-        (
             "mlstm",
             "m, C and n run in two stages: first m, token by token, then C and n, in chunks, with "
             "front_log_fs, front_log_ii and front_m of the first as inputs.",
