@@ -40,11 +40,14 @@ class Stages:
             no later state. One that crosses as it is has its own name.
         rest: the later states, with ``crossing`` among its inputs.
         crossing: what the front gives to the rest, in the order of the front's outputs.
+        exact: whether a gate is made of what the front reads of a matrix: products of rounded
+            operands are not enough for that.
     """
 
     front: Recurrence
     rest: Recurrence
     crossing: tuple[Tensor, ...]
+    exact: bool
 
 
 def cut_stages(recurrence: Recurrence, structure: Structure, bare: bool = False) -> Stages | None:
@@ -65,8 +68,8 @@ def cut_stages(recurrence: Recurrence, structure: Structure, bare: bool = False)
     last = matrices[-1]
     fused = next((group for group in structure.fused if last.states[0] in group), last.states)
     alone = [c for c in matrices if c is not last and c.states[0] in fused]
-    earlier = frozenset(c.states[0] for c in matrices[:-1]) if bare else frozenset()
-    cut = _Cut(recurrence, last, frozenset(last.states if alone else fused), earlier)
+    earlier = frozenset(c.states[0] for c in matrices[:-1])
+    cut = _Cut(recurrence, last, frozenset(last.states if alone else fused), earlier, bare)
     return cut.stages() if cut.front else None
 
 
@@ -75,8 +78,11 @@ class _Cut:
     recurrence: Recurrence
     component: Component
     rest: frozenset[str]
-    bare: frozenset[str]
-    """Matrices of the front whose reads cross as they are."""
+    matrices: frozenset[str]
+    """Those of the front."""
+    bare: bool
+    """Whether reads of them cross as they are."""
+    exact: bool = False
     crossing: dict[Expr, Tensor] = field(default_factory=dict)
     values: dict[str, Expr] = field(default_factory=dict)
     """What the rest's assignments have become."""
@@ -154,7 +160,7 @@ class _Cut:
             io = [t for t in stage.inputs if t.required and t not in tensors]
             if not any(t.dtype is None for t in io) and (stage is rest or not io):
                 raise NotStagedError(f"the {which} ones take no tensor of their own")
-        return Stages(front, rest, tensors)
+        return Stages(front, rest, tensors, self.exact)
 
     def stage(
         self,
@@ -211,7 +217,7 @@ class _Cut:
             return expr
         if states & self.rest:
             return self.inside(expr, late)
-        if states & self.bare and not math.isinf(self.parts(expr)):
+        if self.bare and states & self.matrices and not math.isinf(self.parts(expr)):
             return self.make(expr) if late else self.inside(expr, late)
         return self.cross(expr, "") if self.crosses(expr) else self.inside(expr, late)
 
@@ -276,7 +282,10 @@ class _Cut:
             states = " and ".join(sorted(self.states_in(expr)))
             raise NotStagedError(f"the whole of {states} is taken")
         if expr not in self.crossing:
-            dtype = "float32" if small or expr in self.decay else None
+            exact = small or expr in self.decay
+            self.exact |= exact and bool(self.states_in(expr) & self.matrices)
+            # What is computed is not rounded before it enters a product; copies need no more.
+            dtype = None if isinstance(meaning, Ref) and not exact else "float32"
             axes = self.layout(expr.axes)
             outputs = self.recurrence.outputs
             same = (o.name for o in outputs if o == Output(o.name, axes, expr, dtype))

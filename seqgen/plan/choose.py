@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
-from seqgen.passes.components import Program
 from seqgen.passes.stages import NotStagedError, cut_stages
 from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
@@ -81,9 +80,8 @@ def _in_stages(
             return reason and f"{reason}, and {error}"
         if stages is None:
             return reason
-        found = analyse(stages.front)
-        front = _fastest(stages.front, found, gpu)
-        if isinstance(front, str) or _gives_float32(stages.front, found):
+        front = _fastest(stages.front, analyse(stages.front), gpu)
+        if isinstance(front, str) or stages.exact:
             if bare:
                 continue  # what a token-serial front gives need not be bare
             front = plan_recurrent(stages.front)
@@ -97,10 +95,3 @@ def _in_stages(
 def _reads_values(structure: Structure) -> bool:
     """Whether an output contracts the other axis of a state than its erase."""
     return any(c.side(read) == "value" for c in structure.components for read in c.reads)
-
-
-def _gives_float32(front: Recurrence, structure: Structure) -> bool:
-    """Whether what is read of a matrix must be float32: chunkwise kernels give the io dtype."""
-    matrices = {c.states[0] for c in structure.components if c.form and c.form.value_axes}
-    program = Program(front)
-    return any(o.dtype and program.states_in(o.value) & matrices for o in front.outputs)

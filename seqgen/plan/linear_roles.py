@@ -69,12 +69,16 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Role:
-    """The tile of a role: over the head axis and ``axis``; ``leaf`` if it is a tensor as it is."""
+    """The tile of a role: over the head axis and ``axis``; ``leaf`` if it is a tensor as it is.
+
+    A computed tile is kept in float32 if ``wide``, else in the io dtype.
+    """
 
     name: str
     axis: str
     tile: Expr
     leaf: Leaf | None
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -323,7 +327,7 @@ class Finder:
             plain = found.timed and found.tensor.required and found.tensor.dtype in (None, dtype)
             if plain and found.axes == (self.head, axis):
                 leaf = found
-        return Role(name, axis, tile, leaf)
+        return Role(name, axis, tile, leaf, dtype == "float32")
 
     def whole(self, expr: Expr, name: str, axis: str) -> Role:
         """A role with all factors in its tile."""

@@ -154,6 +154,7 @@ def _forward(
     builder.leaves(leaves)
     printer = scope.printer(leaves)
     axis = {role.name: role.axis for role in roles.tiles}
+    wide = {role.name for role in roles.tiles if role.wide}
     full = {v.name: ("T", roles.head, *([axis[v.kind]] if v.kind in axis else [])) for v in values}
     builder.program += printer.assignments(program, full)
     for value in values:
@@ -184,7 +185,7 @@ def _forward(
             size = scope.tiling.any(axis[value.kind]).size
             shape = f'(sizes["B"], sizes["T"], H, {size})'
             tile = f"{value.kind}_tile"
-            dtype = "torch.float32" if value.kind.endswith("gate") else "io.dtype"
+            dtype = "torch.float32" if value.kind in wide else "io.dtype"
             builder.result(tile, f"[B, T, H, {size}]", shape, dtype, zero=True)
             dims = scope.tiling.tile(("T", roles.head, axis[value.kind]))
             place = scope.place(dims, (roles.head, axis[value.kind]), "H", "row")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from seqgen.ir.expr import Apply, Expr, Reduce, Ref
+from seqgen.ir.expr import Apply, Expr, Reduce, Ref, references
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.affine import addends, factors_of, product
 from seqgen.passes.simplify import simplify
@@ -43,13 +43,24 @@ class _ChannelFinder(Finder):
         gates = [(axis, self.spelled(log)) for axis, log in logs if log is not None]
         names = ("gate", "value_gate")
         tiles = (
-            weighted(query, roles.read),
+            self.unrounded(weighted(query, roles.read)),
             weighted(key, roles.write),
             value,
             *(self.tile(n, a, log, "float32") for n, (a, log) in zip(names, gates, strict=False)),
         )
         roles = replace(roles, tiles=tiles, decay=None, write=None, read=None)
         return self.before(roles) if self.component.reads[0].before else roles
+
+    def unrounded(self, query: Role) -> Role:
+        """Queries made of float32 vectors stay that until they enter a product.
+
+        A softmax over many entries is nearly the same number everywhere: rounding it to the io
+        dtype once more shows.
+        """
+        made = references(self.inlined(query.tile))
+        vectors = (self.tensors[name] for name in made if name in self.tensors)
+        wide = any(t.dtype == "float32" and self.key in t.axes for t in vectors)
+        return replace(query, wide=wide and query.leaf is None)
 
     def before(self, roles: Roles) -> Roles:
         """The roles where the state is read before the token's update."""

@@ -105,14 +105,14 @@ def test_random_stages_are_the_whole(text):
                 "front_m[H] float32": "m",
             },
         ),
-        ("preconditioned_delta", {"front_kp[H, K]": "kp"}),
-        ("gsa", {"front_1[H, M] <= 1": "arg2 / sum(arg2, M)"}),
+        ("preconditioned_delta", {"front_kp[H, K] float32": "kp"}),
+        ("gsa", {"front_1[H, M] float32 <= 1": "arg2 / sum(arg2, M)"}),
         (
             "abc",
             {
                 "front_log_keep[H, M] float32 <= 0": "z_prev - z",
-                "front_take[H, M] <= 1": "take",
-                "front_1[H, M] <= 1": "arg2 / sum(arg2, M)",
+                "front_take[H, M] float32 <= 1": "take",
+                "front_1[H, M] float32 <= 1": "arg2 / sum(arg2, M)",
             },
         ),
     ],
