@@ -152,7 +152,7 @@ def check_chunkwise(
     op,
     folder,
     length=70,
-    batch=2,
+    batch=1,
     borders=None,
     sizes=None,
     limit=1e-4,
