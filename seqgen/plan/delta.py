@@ -12,6 +12,7 @@ from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
 from seqgen.plan.delta_calls import DeltaCalls
 from seqgen.plan.delta_kernels import plan_delta_kernels
+from seqgen.plan.delta_norms import take_norms
 from seqgen.plan.knobs import KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -47,13 +48,13 @@ def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedu
     Returns the reason where the schedule does not cover the operator.
     """
     try:
-        roles = find_roles(recurrence, structure)
+        roles, norms = take_norms(find_roles(recurrence, structure))
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
         return str(error)
-    calls = DeltaCalls(roles, rows, epilogue)
-    plan = plan_delta_kernels(roles, rows, epilogue)
+    calls = DeltaCalls(roles, rows, epilogue, norms)
+    plan = plan_delta_kernels(roles, rows, epilogue, norms)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]
     small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
     parts += [KernelPart(tiles.name, TILES, tiles) for tiles in small]
@@ -66,7 +67,7 @@ def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedu
     fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
     return SchedulePlan(
         name="delta",
-        helpers=HELPERS,
+        helpers=(*HELPERS, *(["delta_norms"] if norms else [])),
         kernels=tuple(parts),
         fits="_delta_fits(sizes)",
         forward_call=(forward,),

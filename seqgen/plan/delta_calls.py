@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from seqgen.plan.delta_norms import Norm
 from seqgen.plan.linear_calls import Calls, want_final
-from seqgen.plan.linear_rows import row_factors
+from seqgen.plan.linear_epilogue import Epilogue
+from seqgen.plan.linear_roles import Roles
+from seqgen.plan.linear_rows import Rows, row_factors
 
 
 class DeltaCalls(Calls):
     """Writes the two functions that launch everything."""
+
+    def __init__(
+        self, roles: Roles, rows: Rows, epilogue: Epilogue, norms: tuple[Norm, ...]
+    ) -> None:
+        super().__init__(roles, rows, epilogue)
+        self.norms = norms
 
     @property
     def factors(self) -> str:
@@ -74,6 +83,7 @@ class DeltaCalls(Calls):
         d_query, d_key, d_value = tiles
         states, d_states = self.local("states"), self.local("d_states")
         written, sums = self.local("written"), self.local("sums")
+        rnorms = f" {self.local('factors')}," if self.norms else ""
         lines = [
             *self.taken_lines(),
             *self.seed_lines(),
@@ -84,7 +94,7 @@ class DeltaCalls(Calls):
             f"    {self.initial}, {final}, {self.common}, {states}, {written})",
             ")",
             f"{d_query}, {d_key}, {sums} = launch_delta_backward(",
-            f"    {query}, {key}, {written}, {d_read}, {d_value}, {self.factors},",
+            f"    {query}, {key}, {written}, {d_read}, {d_value}, {self.factors},{rnorms}",
             f"    {states}, {d_states}, {self.common}",
             ")",
             *self.rows_backward_lines(),
