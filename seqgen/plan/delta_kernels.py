@@ -31,10 +31,12 @@ class DeltaPlan:
             likewise.
         write_plane: Triton text: first plane of the sums for the gradient of the weight of writes
             that is given; ``read_plane`` and ``erase_plane`` likewise; "" without such a weight.
-        sums: whether decays, weights or norms have gradients, which are made of row sums.
+        sums: whether decays or weights that are given have gradients, which are made of row sums.
         erase_sum: whether sums over what the erases find in the state are needed.
         read_sum: whether sums over what the queries find there are needed.
         weigh: Triton text that multiplies pairs [j, i] by the weight of write j.
+        by_write: Triton text that multiplies by the weights of writes, or ""; ``by_read`` and
+            ``by_erase`` likewise.
         row_parameters: parameters of the decay and the weights that are given.
         row_arguments: the same, in launchers.
         loads: Triton lines that load the decays and the weights that exist.
@@ -47,6 +49,8 @@ class DeltaPlan:
         norm_lines: Triton lines of the solve that compute them.
         key_norm: the equation of the norm of the keys, or ""; ``query_norm`` likewise.
         k_rnorm: Triton text that multiplies by the norms of the keys, or ""; ``q_rnorm`` likewise.
+        norm_launches: lines of the backward launcher for gradients through norms over several
+            blocks of keys.
         factors_argument: the factors in the signature of the backward launcher, where it has them.
     """
 
@@ -61,6 +65,9 @@ class DeltaPlan:
     erase_sum: bool
     read_sum: bool
     weigh: str
+    by_write: str
+    by_read: str
+    by_erase: str
     row_parameters: Lines
     row_arguments: Lines
     loads: Lines
@@ -76,6 +83,7 @@ class DeltaPlan:
     query_norm: str
     k_rnorm: str
     q_rnorm: str
+    norm_launches: Lines
     factors_argument: str
 
 
@@ -112,10 +120,13 @@ def plan_delta_kernels(
         write_plane=planes.get("write", ""),
         read_plane=planes.get("read", ""),
         erase_plane=planes.get("erase", ""),
-        sums=rows.decay_gradient or bool(weights),
-        erase_sum=rows.decay_gradient or "erase" in weights,
-        read_sum=rows.decay_gradient or "read" in weights,
+        sums=rows.decay_gradient or bool(given),
+        erase_sum=rows.decay_gradient or "erase" in given,
+        read_sum=rows.decay_gradient or "read" in given,
         weigh=" * write[:, None]" if "write" in weights else "",
+        by_write=" * write" if "write" in weights else "",
+        by_read=" * read" if "read" in weights else "",
+        by_erase=" * erase" if "erase" in weights else "",
         row_parameters=tuple(f"{name}_ptr,  # {_COMMENTS[name]}" for name in row_names),
         row_arguments=tuple(f"{name}," for name in row_names),
         loads=(*decays, *rnorms, *(f"{kind} = {text}" for kind, text in weights.items())),
@@ -131,6 +142,7 @@ def plan_delta_kernels(
         query_norm=by_role["query"].equation if "query" in by_role else "",
         k_rnorm=" * k_rnorm" if "key" in by_role else "",
         q_rnorm=" * q_rnorm" if "query" in by_role else "",
+        norm_launches=_norm_launches(norms),
         factors_argument=" factors," if norms else "",
     )
 
@@ -165,6 +177,17 @@ def _norm_lines(norm: Norm) -> Lines:
         f"{name} = rnorm({letter}_ptr, rows, valid, {heads} * K, K, BK, {norm.eps!r})",
         f"tl.store(factors_ptr + {norm.plane} * PLANE, {name})",
     )
+
+
+def _norm_launches(norms: tuple[Norm, ...]) -> Lines:
+    if not norms:
+        return ()
+    calls = [f"    launch_norm_gradient({x}, d_{x}, {eps!r})" for x, eps in map(_of_norm, norms)]
+    return ("if n_blocks > 1:  # of channels, each in a program of its own", *calls)
+
+
+def _of_norm(norm: Norm) -> tuple[str, float]:
+    return ("k" if norm.role == "key" else "q"), norm.eps
 
 
 def _factors(norms: tuple[Norm, ...]) -> str:

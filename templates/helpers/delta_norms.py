@@ -1,4 +1,4 @@
-"""Norms of keys and queries, which are factors of their rows."""
+"""Norms of keys and queries, and what they make of gradients."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ def rnorm(
     pointer, rows, valid, STRIDE: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
     EPS: tl.constexpr,
 ):  # fmt: skip
-    """rsqrt(x x + EPS) of each row x of a matrix, which other loads of it have read already."""
+    """rsqrt(x x + EPS) of each row x of a matrix, whose tiles have been read already."""
     r = tl.arange(0, BLOCK)
     squares = tl.zeros([64], tl.float32)
     for b in tl.static_range(0, (SIZE + BLOCK - 1) // BLOCK):
@@ -19,30 +19,49 @@ def rnorm(
 
 
 @triton.jit
-def norm_gradient(d_x, x, rnorm, along):
-    """The gradient of rows x from d_x, which took ``rnorm`` for a constant; ``along`` is x d_x."""
-    return d_x - (rnorm * rnorm * along)[:, None] * x.to(tl.float32)
+def norm_gradient(d_x, x, rnorm):
+    """The gradient of rows x, from one that took rnorm = rsqrt(x x + eps) for a constant."""
+    x = x.to(tl.float32)
+    return d_x - (rnorm * rnorm * tl.sum(d_x * x, 1))[:, None] * x
 
 
 @triton.jit
-def elsewhere(
-    values_ptr, keys_ptr, states_ptr, rows, valid, b,
-    V_STRIDE: tl.constexpr, K_STRIDE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """[rows]: values S^T keys over the blocks of keys but b."""
-    NB: tl.constexpr = (K + BK - 1) // BK
-    EK: tl.constexpr = K % BK == 0
-    EV: tl.constexpr = V % BV == 0
-    found = tl.zeros([64], tl.float32)
-    for c in tl.static_range(1, NB):
-        c_k = (b + c) % NB * BK + tl.arange(0, BK)
-        d_keys = tl.zeros([64, BK], tl.float32)
-        for d in tl.static_range(0, (V + BV - 1) // BV):
-            d_v = d * BV + tl.arange(0, BV)
-            values = load_rows(values_ptr, rows, valid, d_v, V_STRIDE, V, EV)  # noqa: F821
-            state = load_state(states_ptr, c_k, d_v, K, V, EK and EV)  # noqa: F821
-            d_keys = dot_add(values, tl.trans(state), d_keys, PRECISION)  # noqa: F821
-        keys = load_rows(keys_ptr, rows, valid, c_k, K_STRIDE, K, EK)  # noqa: F821
-        found += tl.sum(d_keys * keys.to(tl.float32), 1)
-    return found
+def norm_gradient_kernel(
+    x_ptr,  # [rows / H, HX, K]
+    d_x_ptr,  # [rows / H, H, K], in place
+    R,  # number of rows
+    eps,
+    H: tl.constexpr,
+    HX: tl.constexpr,
+    K: tl.constexpr,
+    PK: tl.constexpr,
+):
+    # One program: 16 rows.
+    row = tl.program_id(0).to(tl.int64) * 16 + tl.arange(0, 16)
+    of_x = row // H * HX + row % H // (H // HX)
+    o_k = tl.arange(0, PK)
+    exists = (row < R)[:, None] & (o_k < K)[None, :]
+    x = tl.load(x_ptr + of_x[:, None] * K + o_k[None, :], mask=exists, other=0.0).to(tl.float32)
+    place = d_x_ptr + row[:, None] * K + o_k[None, :]
+    d_x = tl.load(place, mask=exists, other=0.0).to(tl.float32)
+    d_x = norm_gradient(d_x, x, tl.rsqrt(tl.sum(x * x, 1) + eps))
+    tl.store(place, d_x.to(d_x_ptr.dtype.element_ty), mask=exists)
+
+
+def launch_norm_gradient(x, d_x, eps):
+    """``norm_gradient`` in place, for rows that no program of another kernel has all of."""
+    H, K = d_x.shape[2:]
+    n_rows = d_x.numel() // max(K, 1)
+    if n_rows:
+        norm_gradient_kernel[_grid(_cdiv(n_rows, 16))](  # noqa: F821
+            x,
+            d_x,
+            n_rows,
+            eps,
+            H=H,
+            HX=x.shape[2],
+            K=K,
+            PK=_power_of_2(K),  # noqa: F821
+            num_warps=4,
+            enable_fp_fusion=True,
+        )
