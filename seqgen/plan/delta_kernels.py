@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqgen.plan.delta_norms import PLAIN, Norm
+from seqgen.plan.delta_norms import Norm, NormsPlan, plan_norms
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import LinearPlan, Lines, plan_kernels
 from seqgen.plan.linear_roles import Roles
@@ -32,6 +32,8 @@ class DeltaPlan:
         write_plane: Triton text: first plane of the sums for the gradient of the weight of writes
             that is given; ``read_plane`` and ``erase_plane`` likewise; "" without such a weight.
         sums: whether decays or weights that are given have gradients, which are made of row sums.
+        keys_again: whether backward asks again for its block of the keys; ``queries_again``
+            likewise.
         erase_sum: whether sums over what the erases find in the state are needed.
         read_sum: whether sums over what the queries find there are needed.
         weigh: Triton text that multiplies pairs [j, i] by the weight of write j.
@@ -43,15 +45,7 @@ class DeltaPlan:
         write_text: Triton text of the weight of writes, or "one" without; ``read_text`` and
             ``erase_text`` likewise.
         planes: Python text: how many planes of sums there are.
-        factors: what planes the solve makes, as a comment.
-        factor_planes: how many, as Python text.
-        norms: whether kernels compute norms.
-        norm_lines: Triton lines of the solve that compute them.
-        key_norm: the equation of the norm of the keys, or ""; ``query_norm`` likewise.
-        k_rnorm: Triton text that multiplies by the norms of the keys, or ""; ``q_rnorm`` likewise.
-        norm_launches: lines of the backward launcher for gradients through norms over several
-            blocks of keys.
-        factors_argument: the factors in the signature of the backward launcher, where it has them.
+        norms: norms of keys and queries.
     """
 
     base: LinearPlan
@@ -62,6 +56,8 @@ class DeltaPlan:
     read_plane: str
     erase_plane: str
     sums: bool
+    keys_again: bool
+    queries_again: bool
     erase_sum: bool
     read_sum: bool
     weigh: str
@@ -75,16 +71,7 @@ class DeltaPlan:
     read_text: str
     erase_text: str
     planes: str
-    factors: str
-    factor_planes: str
-    norms: bool
-    norm_lines: Lines
-    key_norm: str
-    query_norm: str
-    k_rnorm: str
-    q_rnorm: str
-    norm_launches: Lines
-    factors_argument: str
+    norms: NormsPlan
 
 
 def plan_delta_kernels(
@@ -105,12 +92,10 @@ def plan_delta_kernels(
             f"{name} = load_decay(decay_ptr, chunk, h, {at}, PLANE, H, EXACT)"
             for name, at in _DECAYS
         ]
-    by_role = {norm.role: norm for norm in norms}
-    weights = _weights(given, by_role)
-    rnorms = [
-        f"{_RNORMS[norm.role]} = tl.load(factors_ptr + {norm.plane} * PLANE + in_rows * 64 + i)"
-        for norm in norms
-    ]
+    erase_sum = rows.decay_gradient or "erase" in given
+    read_sum = rows.decay_gradient or "read" in given
+    normed = plan_norms(norms)
+    weights = _weights(given, norms)
     row_names = [*(["decay"] if roles.decay is not None else []), *given]
     return DeltaPlan(
         base=base,
@@ -121,29 +106,22 @@ def plan_delta_kernels(
         read_plane=planes.get("read", ""),
         erase_plane=planes.get("erase", ""),
         sums=rows.decay_gradient or bool(given),
-        erase_sum=rows.decay_gradient or "erase" in given,
-        read_sum=rows.decay_gradient or "read" in given,
+        keys_again=erase_sum or bool(normed.key),
+        queries_again=read_sum or bool(normed.query),
+        erase_sum=erase_sum,
+        read_sum=read_sum,
         weigh=" * write[:, None]" if "write" in weights else "",
         by_write=" * write" if "write" in weights else "",
         by_read=" * read" if "read" in weights else "",
         by_erase=" * erase" if "erase" in weights else "",
         row_parameters=tuple(f"{name}_ptr,  # {_COMMENTS[name]}" for name in row_names),
         row_arguments=tuple(f"{name}," for name in row_names),
-        loads=(*decays, *rnorms, *(f"{kind} = {text}" for kind, text in weights.items())),
+        loads=(*decays, *normed.loads, *(f"{kind} = {text}" for kind, text in weights.items())),
         write_text=weights.get("write", "one"),
         read_text=weights.get("read", "one"),
         erase_text=weights.get("erase", "one"),
         planes=count,
-        factors=_factors(norms),
-        factor_planes=str(PLAIN + len(norms)),
-        norms=bool(norms),
-        norm_lines=tuple(line for norm in norms for line in _norm_lines(norm)),
-        key_norm=by_role["key"].equation if "key" in by_role else "",
-        query_norm=by_role["query"].equation if "query" in by_role else "",
-        k_rnorm=" * k_rnorm" if "key" in by_role else "",
-        q_rnorm=" * q_rnorm" if "query" in by_role else "",
-        norm_launches=_norm_launches(norms),
-        factors_argument=" factors," if norms else "",
+        norms=normed,
     )
 
 
@@ -154,43 +132,14 @@ _COMMENTS = {
     "read": "[chunks, H, 64], weight of each read",
     "erase": "[chunks, H, 64], weight of each erase",
 }
-_RNORMS = {"key": "k_rnorm", "query": "q_rnorm"}
-_NORMED = {"write": "key", "read": "query", "erase": "key"}
 
 
-def _weights(given: list[str], norms: dict[str, Norm]) -> dict[str, str]:
+def _weights(given: list[str], norms: tuple[Norm, ...]) -> dict[str, str]:
     """Triton text of each weight there is: what is given, times the norm."""
     weights = {}
     for kind in WEIGHTS:
         factors = [f"tl.load({kind}_ptr + in_rows * 64 + i)"] if kind in given else []
-        factors += [_RNORMS[_NORMED[kind]]] if _NORMED[kind] in norms else []
+        factors += [norm.factor for norm in norms if kind in norm.weights]
         if factors:
             weights[kind] = " * ".join(factors)
     return weights
-
-
-def _norm_lines(norm: Norm) -> Lines:
-    name = _RNORMS[norm.role]
-    letter, heads = ("k", "HK") if norm.role == "key" else ("q", "HQ")
-    return (
-        f"# {norm.equation}",
-        f"{name} = rnorm({letter}_ptr, rows, valid, {heads} * K, K, BK, {norm.eps!r})",
-        f"tl.store(factors_ptr + {norm.plane} * PLANE, {name})",
-    )
-
-
-def _norm_launches(norms: tuple[Norm, ...]) -> Lines:
-    if not norms:
-        return ()
-    calls = [f"    launch_norm_gradient({x}, d_{x}, {eps!r})" for x, eps in map(_of_norm, norms)]
-    return ("if n_blocks > 1:  # of channels, each in a program of its own", *calls)
-
-
-def _of_norm(norm: Norm) -> tuple[str, float]:
-    return ("k" if norm.role == "key" else "q"), norm.eps
-
-
-def _factors(norms: tuple[Norm, ...]) -> str:
-    """What the solve makes per token, as a comment."""
-    names = ["of the erase, the read and the write", *(f"1 / |{n.role}|" for n in norms)]
-    return f"[{PLAIN + len(norms)}, chunks, H, 64], {'; '.join(names)}"
