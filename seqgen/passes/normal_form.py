@@ -308,7 +308,6 @@ class _Former:
             rest = remove(source, shared)
             if rest is None:
                 continue
-            scalars: list[Expr] = []
             own: list[Expr] = []
             for factor in put:
                 if factor in shared:
@@ -317,10 +316,10 @@ class _Former:
                 if without is None:
                     own.append(factor)
                 else:
-                    rest, scalars = without, [*scalars, factor]
+                    rest = without
             if any(set(f.axes) & set(key) for f in rest):
                 continue
-            x = product([f for f in put if f in shared or f in scalars])
+            x = product(remove(put, own) or ())
             r = product([*own, *erase.weight], -erase.number)
             y = _over(product(rest, write.number), value)
             return Delta(self.close(x), self.close(r), self.close(y)), ""

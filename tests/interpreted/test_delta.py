@@ -42,7 +42,7 @@ def test_descriptors_read_what_pointers_read(tmp_path):
 
 def test_sizes_that_take_several_blocks(tmp_path):
     op = example("gated_delta_rule")
-    check(op, tmp_path, sizes={"H": 1, "HV": 1, "K": 40, "V": 20}, BK=16, BV=16)
+    check(op, tmp_path, sizes={"H": 1, "HV": 2, "K": 40, "V": 20}, BK=16, BV=16)
     check(op, tmp_path, sizes={"H": 1, "HV": 1, "K": 20, "V": 40}, BK=16, BV=16)
 
 
@@ -139,6 +139,30 @@ ODD = {
         let: {k: "l2norm(silu(k), K)", b: sigmoid(b)}
         update: ["S = S + b * k * (c * tanh(v + w) - sum(k * S, K))"]
         output: {o: "sum(tanh(q) * S, K)"}
+    """,
+    "norms with other factors, a gate made of keys": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], b: [H], c: [H]}
+        state: {S: [H, K, V]}
+        let:
+          g: "-softplus(sum(k, K) / K)"
+          n: "0.5 * l2norm(k, K, 0.1)"
+          b: sigmoid(b)
+          q: "sigmoid(c) * l2norm(q, K)"
+        update: ["S = exp(g) * S", "S = S + b * n * (v - 2 * sum(n * S, K))"]
+        output: {o: "sum(q * S, K)"}
+    """,
+    "a norm written twice in the update": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], b: [H]}
+        state: {S: [H, K, V]}
+        update: ["S = S + b * l2norm(k, K) * (v - sum(l2norm(k, K) * S, K))"]
+        output: {o: "sum(q * S, K)"}
+    """,
+    "a norm of queries only": """
+        inputs: {q: [H, K], k: [H, K], v: [H, V], b: {axes: [H], range: [0, 1]}}
+        state: {S: [H, K, V]}
+        let: {k: "k / K", q: "l2norm(q, K)"}
+        update: ["S = S + b * k * (v - sum(k * S, K))"]
+        output: {o: "sum(q * S, K)"}
     """,
     "without heads": """
         inputs: {q: [K], k: [K], v: [V], g: {axes: [], range: [-.inf, 0]}}
