@@ -232,12 +232,13 @@ def _block_axis(recurrence: Recurrence, axes: AxisPlan, parents: dict[str, str])
     """The axis to cut into blocks, or None if one index of each axis fills a program.
 
     Behind the coupled axes in memory lies the axis with neighbouring addresses: it is cut. One
-    that lies before them (heads) is cut only if the coupled tile alone is too small for a warp.
+    that lies before them (heads) is cut only if the coupled tile alone is too small for a warp,
+    and no state has one behind: programs of the other indices would repeat what lacks the axis.
     """
     layouts = [[s.axes for s in recurrence.states], [o.axes for o in recurrence.outputs]]
     heads: set[str] = set()
     for group in layouts:
-        best: tuple[int, str] | None = None
+        best: tuple[bool, int, str] | None = None
         for layout in group:
             free = [name for name in layout if name in axes.grid and name not in parents]
             free = [name for name in free if name not in heads]
@@ -250,10 +251,10 @@ def _block_axis(recurrence: Recurrence, axes: AxisPlan, parents: dict[str, str])
                 heads.update(free)
                 continue
             size = elements([recurrence.axis(a) for a in layout])
-            if best is None or size > best[0]:
-                best = (size, name)
-        if best is not None and best[1] not in heads:
-            return best[1]
+            if best is None or (not before, size) > best[:2]:
+                best = (not before, size, name)
+        if best is not None and best[2] not in heads:
+            return best[2]
     return None
 
 

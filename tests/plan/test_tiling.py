@@ -3,6 +3,8 @@
 import pytest
 from operator_table import from_text, recurrence
 
+from seqgen.passes.stages import cut_stages
+from seqgen.passes.structure import analyse
 from seqgen.plan.tiling import plan_tiling, split_index
 
 
@@ -28,6 +30,13 @@ def names(tiling):
 )
 def test_axes_of_programs(name, dims, knobs, factors):
     assert names(plan_tiling(recurrence(name))) == (dims, knobs, factors)
+
+
+def test_heads_are_cut_only_where_nothing_lies_behind():
+    """A program for each P would compute all angles again."""
+    op = recurrence("mamba3")
+    front = cut_stages(op, analyse(op)).front
+    assert names(plan_tiling(front)) == (["R", "N", "P"], ["BP"], ["i_H", "b_P"])
 
 
 def test_places_in_memory():
