@@ -104,16 +104,21 @@ class Output:
 class MicroSteps:
     """A recurrence whose tokens are the micro-steps of another one's tokens.
 
-    ``axis`` counts the micro-steps of a token. Tensors over it have lost it here; of the others
-    each micro-step sees its token's. The inputs ``first`` and ``last``, where there are any, are 1
-    at a token's first or last micro-step and 0 at others: what stands before or behind the
-    ``repeat`` block looks at them. Outputs are those of the last one.
+    Outputs are those of a token's last micro-step.
+
+    Attributes:
+        recurrence: what a micro-step does. Of a tensor each sees what its token has.
+        count: micro-steps of a token.
+        axis: the axis of ``repeat``, which tensors have lost here; None where the micro-steps are
+            the products that a token writes.
+        flags: further inputs, 1 at one micro-step of each token and 0 at the others: name, and
+            number of the micro-step (-1 is the last).
     """
 
-    axis: str
     recurrence: Recurrence
-    first: str | None
-    last: str | None
+    count: int
+    axis: str | None
+    flags: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ class Recurrence:
     chunk: int | None = None
     require: str | None = None
     micro: MicroSteps | None = field(default=None, compare=False)
-    """The same with a token for each micro-step, where ``repeat`` allows that."""
+    """The same with a token for each step of its ``repeat`` block, where that is possible."""
     origin: str = field(default="", compare=False)
 
     @property

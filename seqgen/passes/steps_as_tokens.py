@@ -19,12 +19,11 @@ from seqgen.spec.model import Assign, Expression, Repeat, Spec, TensorDecl
 
 @dataclass(frozen=True)
 class StepSpec:
-    """A spec with one micro-step per token, the repeat axis it lost, and its two flags."""
+    """A spec with one micro-step per token, the repeat axis it lost, and its flags."""
 
     spec: Spec
     axis: str
-    first: str | None
-    last: str | None
+    flags: tuple[tuple[str, int], ...]
 
 
 def with_micro_steps(
@@ -38,7 +37,8 @@ def with_micro_steps(
         steps = lower(found.spec)
     except SpecError:  # the repeat axis has a use that a single micro-step cannot have
         return recurrence
-    micro = MicroSteps(found.axis, steps, found.first, found.last)
+    count = recurrence.axis(found.axis).size
+    micro = MicroSteps(steps, count, found.axis, found.flags)
     return replace(recurrence, micro=micro)
 
 
@@ -63,8 +63,8 @@ def steps_as_tokens(spec: Spec) -> StepSpec | None:
         text = f"where({flag} > 0, {assign.value.text}, {assign.target})"
         return replace(assign, value=parse_expression(text, assign.value.span))
 
-    flags = [name for name, items in ((first, before), (last, behind)) if items]
-    flag_inputs = [TensorDecl(n, (), spec.span, "input", "float32", (0.0, 1.0)) for n in flags]
+    flags = [(n, at) for n, at, items in ((first, 0, before), (last, -1, behind)) if items]
+    flag_inputs = [TensorDecl(n, (), spec.span, "input", "float32", (0.0, 1.0)) for n, _ in flags]
     inputs = [replace(t, axes=tuple(a for a in t.axes if a != block.axis)) for t in spec.inputs]
     update = (
         *(only_at(first, item) for item in before),
@@ -77,8 +77,7 @@ def steps_as_tokens(spec: Spec) -> StepSpec | None:
         inputs=(*inputs, *flag_inputs),
         update=update,
     )
-    has = {name: name if name in flags else None for name in (first, last)}
-    return StepSpec(steps, block.axis, has[first], has[last])
+    return StepSpec(steps, block.axis, tuple(flags))
 
 
 def _expressions(spec: Spec) -> Iterable[Expression]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
+from seqgen.passes.products_as_tokens import products_as_tokens
 from seqgen.passes.stages import NotStagedError, cut_stages
 from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
@@ -40,7 +41,7 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
 
 def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
     """The chunkwise schedule, or why there is none ("" where the family has none)."""
-    micro = recurrence.micro
+    micro = recurrence.micro or products_as_tokens(recurrence, structure)
     if micro is not None and not recurrence.reverse:  # steps of a token never run backwards
         fast = _fastest(micro.recurrence, analyse(micro.recurrence), gpu)
         return plan_micro_steps(recurrence, micro, fast) if isinstance(fast, SchedulePlan) else fast

@@ -14,6 +14,7 @@ TEMPLATE = "kernels/micro_steps_calls.py.jinja"
 class MicroStepsPlan:
     """Everything that kernels/micro_steps_calls.py.jinja places."""
 
+    name: str
     arguments: str
     cotangents: str
     tokens: tuple[str, ...]
@@ -33,20 +34,21 @@ def plan_micro_steps(recurrence: Recurrence, micro: MicroSteps, fast: SchedulePl
     outputs = [output.name for output in recurrence.outputs]
     finals = [f"{name}_final" for name in states]
     cotangents = [f"d_{name}" for name in (*outputs, *finals)]
-    steps = f'sizes["{micro.axis}"]'
-    flags = [
-        f"{flag} = _step_flags({_first_input(recurrence)}, sizes, {steps}, {step})"
-        for flag, step in ((micro.first, "0"), (micro.last, "-1"))
-        if flag is not None
-    ]
+    steps = str(micro.count)
+    first_input = next(t.name for t in tensors if t.kind == "input")
     tokens = [
-        *flags,
+        *(
+            f"{flag} = _step_flags({first_input}, sizes, {steps}, {step})"
+            for flag, step in micro.flags
+        ),
         *(line for t in tensors if (line := _split(t, micro.axis, steps))),
         f"cu_seqlens, sizes = _count_steps(cu_seqlens, sizes, {steps})",
     ]
     found = [f"d_{t.name}" for t in micro.recurrence.argument_order()]
     found += [f"d_{name}_0" for name in states]
+    name = "products" if micro.axis is None else "micro"  # one may be inside the other
     plan = MicroStepsPlan(
+        name=name,
         arguments=", ".join(arguments),
         cotangents=", ".join(cotangents),
         tokens=tuple(tokens),
@@ -59,35 +61,34 @@ def plan_micro_steps(recurrence: Recurrence, micro: MicroSteps, fast: SchedulePl
             *(f"{name}," for name in found[-len(states) :]),
         ),
     )
-    note = f"Each of the {micro.axis} steps of a token runs as a token of its own."
+    what = (
+        "products that a token writes" if micro.axis is None else f"{micro.axis} steps of a token"
+    )
+    note = f"Each of the {what} runs as a token of its own."
     call = f"{plan.arguments}, cu_seqlens, sizes"
     return replace(
         fast,
         helpers=(*fast.helpers, "micro_steps"),
         notes=(*fast.notes, note),
-        kernels=(*fast.kernels, KernelPart("micro_steps", TEMPLATE, plan)),
+        kernels=(*fast.kernels, KernelPart(f"{name}_steps", TEMPLATE, plan)),
         forward_call=(
-            f"{', '.join([*outputs, *finals])} = _micro_forward({call}, want_final, kept)",
+            f"{', '.join([*outputs, *finals])} = _{name}_forward({call}, want_final, kept)",
         ),
-        backward_call=(f"gradients = _micro_backward({call}, {plan.cotangents}, kept)",),
+        backward_call=(f"gradients = _{name}_backward({call}, {plan.cotangents}, kept)",),
     )
 
 
-def _first_input(recurrence: Recurrence) -> str:
-    return next(t.name for t in recurrence.argument_order() if t.kind == "input")
-
-
-def _split(tensor: Tensor, axis: str, steps: str) -> str:
+def _split(tensor: Tensor, axis: str | None, steps: str) -> str:
     if tensor.kind == "parameter":
         return ""
-    if axis in tensor.axes:
+    if axis is not None and axis in tensor.axes:
         return f"{tensor.name} = _own_steps({tensor.name}, {tensor.axes.index(axis)})"
     return f"{tensor.name} = _each_step({tensor.name}, {steps})"
 
 
-def _join(tensor: Tensor, gradient: str, axis: str, steps: str) -> str:
+def _join(tensor: Tensor, gradient: str, axis: str | None, steps: str) -> str:
     if tensor.kind == "parameter":
         return f"{gradient},"
-    if axis in tensor.axes:
+    if axis is not None and axis in tensor.axes:
         return f"_split_steps({gradient}, {steps}, {tensor.axes.index(axis)}),"
     return f"_sum_steps({gradient}, {steps}),"

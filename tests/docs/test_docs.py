@@ -101,11 +101,9 @@ SCHEDULES = {
         *("mamba2_ssd", "surprise_gated_retention", "delta_rule", "gated_delta_rule"),
         *("gla", "hgrn2", "rwkv6", "value_decay", "key_value_decay"),
         *("kda", "comba", "gdn2", "gated_oja", "rwkv7", "dplr", "iplr"),
-        *("mlstm", "gsa", "abc", "preconditioned_delta"),  # in two stages
+        *("mlstm", "gsa", "abc", "mamba3", "preconditioned_delta"),  # in two stages
     ],
-    "token-serial": [
-        *("mamba3", "hgrn", "selective_scan", "saturating_memory"),
-    ],
+    "token-serial": ["hgrn", "selective_scan", "saturating_memory"],
 }
 
 
