@@ -69,8 +69,9 @@ def _one_product(step: Step, before: Ref, flags: Sequence[Ref]) -> Expr:
         keys.append(write.key)
         weights.append(product([f for f in factors if not inner & set(f.axes)], number))
         values.append(product([f for f in factors if inner & set(f.axes)]))
-    factor = step.decay.factor
-    decayed = before if factor is None else mul(_where(flags[0], factor, Number(1.0)), before)
+    number, factors = (1.0, ()) if step.decay.factor is None else factors_of(step.decay.factor)
+    decays = [*factors, *([Number(number)] if number != 1.0 else [])]  # over keys, or values
+    decayed = product([*(_where(flags[0], f, Number(1.0)) for f in decays), before])
     written = mul(_select(flags, keys), mul(_select(flags, weights), _select(flags, values)))
     return add(decayed, written)
 

@@ -103,6 +103,7 @@ ODD = {
     "no decay, three products": ("linear", '["S = S + k * v + p * u - b * k * u"]'),
     "a decay per key channel": ("vector", '["S = exp(gk) * S + k * v + b * p * u"]'),
     "a decay per value channel": ("transposed", '["S = exp(gv) * S + k * v + p * u"]'),
+    "decays on both axes": ("key_value", '["S = exp(gk) * exp(gv) * S + k * v + p * u"]'),
     "a normaliser": (
         "linear",
         '["S = exp(g) * S + b * k * v + p * v", "n = exp(g) * n + b * k + p"]',
