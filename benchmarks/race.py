@@ -48,8 +48,10 @@ def steps_of(call: Call, inputs: Mapping[str, Tensor], do: Tensor) -> dict[str, 
 
 
 def cotangent(inputs: Mapping[str, Tensor]) -> Tensor:
-    """A random gradient of the output, which has the shape of the values."""
+    """A random gradient of the output, which has the shape of a token's values."""
     like = inputs["v"] if "v" in inputs else inputs["x"]
+    if like.dim() == 5:
+        like = like[:, :, 0]  # of the first of several steps
     generator = torch.Generator(like.device).manual_seed(1)
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
