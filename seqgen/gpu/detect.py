@@ -22,7 +22,7 @@ def detect_gpu() -> Gpu:
         known = ", ".join(gpu.name for gpu in GPUS)
         raise UsageError(
             f"This machine has no GPU that torch {torch.__version__} can use. "
-            f"Name the one to build for: {known}."
+            f"Name the one to build for, as in '--gpu h100': {known}."
         )
     return describe(torch.cuda.get_device_properties(torch.cuda.current_device()))
 

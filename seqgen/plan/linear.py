@@ -83,7 +83,7 @@ def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         # miss the error limit (dq 0.009 in bf16 on an H200).
         names = ", ".join(t.name for t in recurrence.inputs if t.dtype is None)
         widened = (f"{names} = _widened({names})",)
-        notes = ("Tensors in float16 or bfloat16 are computed with in float32.",)
+        notes = ("Tensors in float16 or bfloat16 are converted to float32 first.",)
     return SchedulePlan(
         name="linear",
         helpers=(*HELPERS, "widen") if widened else HELPERS,

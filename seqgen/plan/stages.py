@@ -75,7 +75,6 @@ def plan_stages(
     chunkwise = front.name != "recurrent"
     taken = _asked(stages.front, front.fits)
     fits = f"_{FRONT}_stage_fits({taken}) and {rest.fits}" if front.fits else rest.fits
-    fallbacks = (rest.fallback, front.fallback) if chunkwise else (rest.fallback,)
     return replace(
         rest,
         helpers=tuple(dict.fromkeys((*front.helpers, *rest.helpers))),
@@ -84,7 +83,7 @@ def plan_stages(
         backward_call=(f"gradients = _staged_backward({call}, {calls.cotangents}, kept)",),
         spaces=(*map(_renamed, _own(front)), *rest.spaces),
         notes=(_note(stages, chunkwise), *(front.notes if chunkwise else ()), *rest.notes),
-        fallback=" ".join(dict.fromkeys(fallbacks)),
+        fallback=_fallback(front.fallback if chunkwise else "", rest.fallback),
         fits=fits,
         keeps=f"{len(stages.crossing)} * (KEEP >= 1) + {front.keeps} + {rest.keeps}",
     )
@@ -107,7 +106,17 @@ def _note(stages: Stages, chunkwise: bool) -> str:
         f"then {_listed(second)}, in chunks"
     )
     given = [tensor.name for tensor in stages.crossing]
-    return f"{text}, with {_listed(given)} of the first as inputs." if given else f"{text}."
+    if not given:
+        return f"{text}."
+    return f"{text}, with {_listed(given)} of the first as {'inputs' if given[1:] else 'an input'}."
+
+
+def _fallback(first: str, last: str) -> str:
+    """One sentence about the calls that the kernels of either stage do not serve."""
+    calls = first[first.find("calls with") :].rstrip(".")
+    if not first or calls in last:
+        return last
+    return f"{last.rstrip('.')}; for the first stage also {calls}."
 
 
 def _listed(names: list[str]) -> str:

@@ -106,7 +106,12 @@ def test_limits_are_those_of_the_generated_file():
         ("delta_product", "Each of the R steps of a token runs as a token of its own."),
         ("mlstm", "C and n have the same decay and keys; the schedule takes them together"),
         ("normalised", "S and z have the same decay and keys; the schedule takes them together"),
-        ("normalised", "Tensors in float16 or bfloat16 are computed with in float32."),
+        ("normalised", "Tensors in float16 or bfloat16 are converted to float32 first."),
+        (
+            "gsa",
+            "calls with T < 16 or M or V outside 33 to 512; for the first stage also calls with "
+            "T < 16 or K or M outside 33 to 512.",
+        ),
     ],
 )
 def test_why_it_is_no_faster(name, sentence):
