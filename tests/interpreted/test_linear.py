@@ -274,6 +274,7 @@ def test_what_is_not_covered_says_why():
         state: {S: [H, K, V]}
         update: ["S = S + k * v + a * w"]
         output: {o: "sum(q * S, K)"}
+        scan: {order: reverse}
     """
     op = lower(parse_spec(textwrap.dedent(text), "odd.yaml"))
     schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
