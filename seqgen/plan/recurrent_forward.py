@@ -16,7 +16,6 @@ class RecurrentForward:
     """Everything that kernels/recurrent_forward.py.jinja places; all texts are final."""
 
     name: str
-    equations: Lines
     program: str
     signature: Lines
     decode: Lines
@@ -52,7 +51,6 @@ def plan_recurrent_forward(program: Program) -> RecurrentForward:
     tensors = [program.argument(tensor.name) for tensor in program.tensors]
     return RecurrentForward(
         name=KERNEL,
-        equations=rec.equations,
         program=describe(program),
         signature=_signature(program),
         decode=program.decode_lines(),

@@ -10,11 +10,11 @@ from seqgen.spec.model import Spec
 SCHEDULES = {
     "linear": "chunkwise, matrix products on chunks of 64 tokens",
     "vector": "chunkwise, matrix products between halves of chunks of 64 tokens",
-    "transposed": "chunkwise, that of vector for the transposed state",
-    "key_value": "chunkwise, vector for keys and transposed for values",
+    "transposed": "chunkwise, as vector for the transposed state",
+    "key_value": "chunkwise, as vector for keys and as transposed for values",
     "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
-    "vector_delta": "chunkwise, both: products between halves and one triangular inverse per chunk",
-    "transposed_delta": "chunkwise, that of vector_delta for the transposed state",
+    "vector_delta": "chunkwise, products between halves and one triangular inverse per chunk",
+    "transposed_delta": "chunkwise, as vector_delta for the transposed state",
     "recurrent": "token-serial, state in registers; runs every operator",
 }
 
