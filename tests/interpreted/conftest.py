@@ -23,6 +23,17 @@ else:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_and_mend
+    patch_language = interpreter._patch_lang
+
+    def patch_once_a_launch(function):
+        """Triton also patches at each call inside of a kernel, for a third of the whole time."""
+        languages = [m for m in function.__globals__.values() if m is tl or m is tl.core]
+        patched = (tl.tensor.__add__, *(language.load for language in languages))
+        if any(map(tl.core.is_builtin, patched)):
+            return patch_language(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = patch_once_a_launch
     convert = interpreter._convert_float
 
     def convert_and_round(values, source, target, rounding):

@@ -20,8 +20,22 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZES = {"H": 2, "HV": 2, "K": 20, "V": 24}
 
 
+modules = {}
+"""What was built: the interpreter compiles each kernel of a module at its first launch."""
+
+
 def build(recurrence, schedule, folder, **knobs):
-    """The generated module of ``recurrence``; ``knobs`` replace defaults of every kernel."""
+    """The generated module of ``recurrence``; ``knobs`` replace defaults of every kernel.
+
+    Tests that build the same get the same module.
+    """
+    key = repr((recurrence, schedule, sorted(knobs.items())))
+    if key not in modules:
+        modules[key] = load(recurrence, schedule, folder, knobs)
+    return modules[key]
+
+
+def load(recurrence, schedule, folder, knobs):
     spaces = tuple(
         dataclasses.replace(
             space, default={name: knobs.get(name, v) for name, v in space.default.items()}
