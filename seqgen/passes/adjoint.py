@@ -69,6 +69,15 @@ def tidy(adjoint: Adjoint, given: Collection[str], fresh: Fresh) -> Adjoint:
     return _renamed(Adjoint(prune(adjoint.forward, roots), backward, leaves, adjoint.seeds), given)
 
 
+def only(adjoint: Adjoint, leaves: Collection[str]) -> Adjoint:
+    """What of ``adjoint`` the gradients of ``leaves`` (names of values) need."""
+    gradients = tuple((ref, g) for ref, g in adjoint.gradients if ref.name in leaves)
+    roots = {name for _, gradient in gradients for name in references(gradient)}
+    backward = prune(adjoint.backward, roots)
+    roots |= {name for a in backward for name in references(a.value)}
+    return Adjoint(prune(adjoint.forward, roots), backward, gradients, adjoint.seeds)
+
+
 def _renamed(adjoint: Adjoint, given: Collection[str]) -> Adjoint:
     """The same with ``arg1``, ``arg2``, ... in order, and gradients named after leaves."""
     assignments = (*adjoint.forward, *adjoint.backward)

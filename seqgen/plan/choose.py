@@ -14,6 +14,7 @@ from seqgen.plan.key_value import plan_key_value
 from seqgen.plan.linear import plan_linear
 from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
+from seqgen.plan.scan import plan_scan
 from seqgen.plan.schedule import SchedulePlan, with_fallback
 from seqgen.plan.stages import plan_stages
 from seqgen.plan.transposed import plan_transposed
@@ -32,6 +33,9 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     fast = _fastest(recurrence, structure, gpu)
     if isinstance(fast, SchedulePlan):
         return with_fallback(fast, universal)
+    split = plan_scan(recurrence)
+    if split is not None:
+        return split
     if not fast:
         return universal
     reason = fast[0].upper() + fast[1:]
@@ -85,7 +89,7 @@ def _in_stages(
         if isinstance(front, str) or stages.exact:
             if bare:
                 continue  # what a token-serial front gives need not be bare
-            front = plan_recurrent(stages.front)
+            front = plan_scan(stages.front) or plan_recurrent(stages.front)
         rest = _fastest(stages.rest, analyse(stages.rest), gpu)
         if isinstance(rest, SchedulePlan):
             return plan_stages(recurrence, stages, front, rest)

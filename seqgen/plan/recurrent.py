@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from seqgen.ir.recurrence import Recurrence
 from seqgen.plan.knobs import KernelSpace, Knob
 from seqgen.plan.recurrent_backward import RecurrentBackward, plan_recurrent_backward
 from seqgen.plan.recurrent_forward import plan_recurrent_forward
-from seqgen.plan.recurrent_program import Program
+from seqgen.plan.recurrent_program import Lines, Program
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.tiling import elements
 
@@ -34,14 +35,14 @@ def plan_recurrent(recurrence: Recurrence) -> SchedulePlan:
         backward_call=_backward_call(program, backward),
         spaces=(
             KernelSpace("operator", "bwd", (Knob("C", (16, 32, 64, 128)),), {"C": 32}),
-            _space(forward.name, "fwd", _default(program, 8, 1024, 1024)),
-            _space(backward.name, "bwd", _default(program, 16, 1024, 512)),
+            serial_space(forward.name, "fwd", serial_default(program, 8, 1024, 1024)),
+            serial_space(backward.name, "bwd", serial_default(program, 16, 1024, 512)),
         ),
         notes=program.notes(),
     )
 
 
-def _space(kernel: str, role: Literal["fwd", "bwd"], default: dict[str, int]) -> KernelSpace:
+def serial_space(kernel: str, role: Literal["fwd", "bwd"], default: dict[str, int]) -> KernelSpace:
     """Blocks around the default, one warp to sixteen."""
     values = {"num_warps": (1, 2, 4, 8, 16), "num_stages": (1, 2, 3, 4, 6)}
     knobs = [
@@ -51,7 +52,7 @@ def _space(kernel: str, role: Literal["fwd", "bwd"], default: dict[str, int]) ->
     return KernelSpace(kernel, role, tuple(knobs), default)
 
 
-def _default(program: Program, least: int, lanes: int, per_warp: int) -> dict[str, int]:
+def serial_default(program: Program, least: int, lanes: int, per_warp: int) -> dict[str, int]:
     """The configuration that needs no measurement.
 
     Blocks give a program about ``lanes`` elements of the widest tile at default sizes (at least
@@ -77,12 +78,13 @@ def _forward_call(program: Program) -> tuple[str, ...]:
     results = [o.name for o in rec.outputs] + [f"{s.name}_final" for s in rec.states]
     return (
         f"{', '.join([*results, *['_'] * len(rec.states)])} = launch_recurrent_forward(",
-        f"    {_forward_arguments(program)}, cu_seqlens, sizes, want_final, False",
+        f"    {forward_arguments(program)}, cu_seqlens, sizes, want_final, False",
         ")",
     )
 
 
-def _forward_arguments(program: Program) -> str:
+def forward_arguments(program: Program) -> str:
+    """Text of what the forward launcher takes: tensors and initial states."""
     names = [t.name for t in program.tensors]
     return ", ".join([*names, *(f"{s.name}_0" for s in program.recurrence.states)])
 
@@ -95,24 +97,37 @@ def _backward_call(program: Program, plan: RecurrentBackward) -> tuple[str, ...]
         states = [f"{s.name}_checkpoint" if s.name in plan.checkpoints else "_" for s in rec.states]
         lines += [
             f"*_, {', '.join(states)} = launch_recurrent_forward(",
-            f"    {_forward_arguments(program)}, cu_seqlens, sizes, False, True",
+            f"    {forward_arguments(program)}, cu_seqlens, sizes, False, True",
             ")",
         ]
+    finals = [f"d_{name}_final" for name in plan.carried]
     lines += [
-        f"{', '.join(f'grad_{name}' for name in plan.gradients)}, = launch_recurrent_backward(",
-        f"    {plan.call}, cu_seqlens, sizes",
+        f"{', '.join(f'grad_{name}' for name in plan.gradients)}, = launch_{plan.name}(",
+        f"    {backward_arguments(program, plan, finals)}, cu_seqlens, sizes",
         ")",
         "gradients = (",
     ]
-    for tensor in rec.argument_order():
-        known = tensor.name in plan.gradients
+    known = {name: f"grad_{name}" for name in plan.gradients}
+    return (*lines, *(f"    {line}" for line in gradient_lines(rec, known)), ")")
+
+
+def backward_arguments(program: Program, plan: RecurrentBackward, finals: Iterable[str]) -> str:
+    """Text of what a backward launcher takes; ``finals`` are the cotangents of final states."""
+    checkpoints = (f"{name}_checkpoint" for name in plan.checkpoints)
+    seeds = (f"d_{name}" for name in plan.seeds)
+    return ", ".join([*(t.name for t in program.tensors), *checkpoints, *seeds, *finals])
+
+
+def gradient_lines(recurrence: Recurrence, known: Mapping[str, str]) -> Lines:
+    """One line per tensor and initial state: its text in ``known``, or zeros."""
+    lines = []
+    for tensor in recurrence.argument_order():
         zero = f"torch.zeros_like({tensor.name})"
         if not tensor.required:
             zero = f"None if {tensor.name} is None else {zero}"
-        lines.append(f"    grad_{tensor.name}," if known else f"    {zero},")
-    for state in rec.states:
-        known = state.name in plan.gradients
+        lines.append(f"{known.get(tensor.name, zero)},")
+    for state in recurrence.states:
         zero = f"torch.zeros_like({state.name}_0)"
         zero = f"None if {state.name}_0 is None else {zero}"
-        lines.append(f"    grad_{state.name}," if known else f"    {zero},")
-    return (*lines, ")")
+        lines.append(f"{known.get(state.name, zero)},")
+    return tuple(lines)

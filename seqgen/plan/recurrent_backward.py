@@ -11,12 +11,13 @@ per program along these; the launcher adds them up, always in the same order.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from seqgen.ir.expr import Expr, Number, references
 from seqgen.ir.recurrence import Assignment, Output, State, Tensor
-from seqgen.passes.differentiate import Adjoint, differentiate
+from seqgen.passes.adjoint import Adjoint, only
+from seqgen.passes.differentiate import differentiate
 from seqgen.plan.recurrent_forward import (
     constexpr_parameters,
     contiguous,
@@ -67,8 +68,10 @@ class RecurrentBackward:
     results: str
     checkpoints: Lines
     """Names of the states that the kernel restores from checkpoints."""
-    call: str
-    """The arguments as the caller names them."""
+    seeds: Lines
+    """Names of the outputs whose cotangents it takes."""
+    carried: Lines
+    """Names of the states whose cotangents it takes after the last token, and gives before."""
     gradients: Lines
     """Declared names of the tensors and states that the launcher gives gradients of."""
 
@@ -79,16 +82,20 @@ class _Backward:
     adjoint: Adjoint
     carry_pad: dict[str, float | None]
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, states: Collection[str] | None = None) -> None:
+        """``states`` are those whose gradients alone are wanted; None if all are."""
         self.program = program
-        self.adjoint = differentiate(program.recurrence)
         rec = program.recurrence
+        self.adjoint = differentiate(rec)
+        self.carried = [s for s in rec.states if s.name != "position"]
+        if states is not None:
+            self.carried = [s for s in self.carried if s.name in states]
+            self.adjoint = only(self.adjoint, [s.incoming for s in self.carried])
         self.gradients: dict[Key, Expr] = {(r.name, r.at): g for r, g in self.adjoint.gradients}
         values = [a.value for a in (*self.adjoint.forward, *self.adjoint.backward)]
         self.values: list[Expr] = [*values, *self.gradients.values()]
         self.read = {name for value in self.values for name in references(value)}
         self.restored, self.replay = self._replay()
-        self.carried = [s for s in rec.states if s.name != "position"]
         self.inputs = [t for t in program.inputs if self.keys(t)]
         self.parameters = [t for t in program.parameters if self.keys(t)]
         self.seeded = [o for o in rec.outputs if f"d_{o.name}" in self.read]
@@ -118,7 +125,7 @@ class _Backward:
 
     # The kernel -----------------------------------------------------------------------------
 
-    def plan(self) -> RecurrentBackward:
+    def plan(self, name: str) -> RecurrentBackward:
         program, rec = self.program, self.program.recurrence
         tensors = [program.argument(t.name) for t in program.tensors]
         checkpoints = [f"{s.name}_checkpoint" for s in self.restored]
@@ -127,7 +134,7 @@ class _Backward:
         gradients = [t.name for t in (*self.inputs, *self.parameters)]
         gradients += [s.name for s in self.carried]
         return RecurrentBackward(
-            name=KERNEL,
+            name=name,
             program=describe(program),
             signature=self.signature(),
             decode=program.decode_lines(),
@@ -164,7 +171,8 @@ class _Backward:
             launch=self.launch_lines(),
             results=", ".join(f"_total(grad_{name})" for name in gradients),
             checkpoints=tuple(s.name for s in self.restored),
-            call=", ".join([*(t.name for t in program.tensors), *checkpoints, *seeds, *finals]),
+            seeds=tuple(o.name for o in self.seeded),
+            carried=tuple(s.name for s in self.carried),
             gradients=tuple(gradients),
         )
 
@@ -389,6 +397,15 @@ def _same(key: Key, tensor: Tensor, at: tuple[tuple[str, int], ...]) -> bool:
     return key[0] == tensor.value and dict(key[1]) == dict(at)
 
 
-def plan_recurrent_backward(program: Program) -> RecurrentBackward:
-    """The backward kernel and its launcher."""
-    return _Backward(program).plan()
+def plan_recurrent_backward(
+    program: Program, name: str = KERNEL, states: Collection[str] | None = None
+) -> RecurrentBackward:
+    """A backward kernel and its launcher.
+
+    Args:
+        program: one token.
+        name: of the kernel.
+        states: states whose gradients alone it computes, a set that no other state is made of;
+            None if it computes all gradients.
+    """
+    return _Backward(program, states).plan(name)

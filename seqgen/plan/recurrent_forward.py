@@ -35,11 +35,19 @@ class RecurrentForward:
     allocate: Lines
     grid: str
     launch: Lines
-    results: Lines
 
 
-def plan_recurrent_forward(program: Program) -> RecurrentForward:
-    """The forward kernel and its launcher."""
+def plan_recurrent_forward(
+    program: Program, name: str = KERNEL, checkpoints: bool = True
+) -> RecurrentForward:
+    """A forward kernel and its launcher.
+
+    Args:
+        program: one token.
+        name: of the kernel.
+        checkpoints: whether it can save the states before each chunk; final states are then
+            given if they are wanted, and otherwise always.
+    """
     rec = program.recurrence
     printer = program.printer()
     token = [*program.leaf_lines(program.inputs, token=True), *program.begin_lines()]
@@ -50,9 +58,9 @@ def plan_recurrent_forward(program: Program) -> RecurrentForward:
     states = rec.states
     tensors = [program.argument(tensor.name) for tensor in program.tensors]
     return RecurrentForward(
-        name=KERNEL,
+        name=name,
         program=describe(program),
-        signature=_signature(program),
+        signature=_signature(program, checkpoints),
         decode=program.decode_lines(),
         offsets=program.offset_lines(),
         parameters=program.leaf_lines(program.parameters, token=False),
@@ -61,6 +69,7 @@ def plan_recurrent_forward(program: Program) -> RecurrentForward:
         checkpoint=tuple(
             line
             for state in states
+            if checkpoints
             for line in program.store_once(
                 program.state_pointer(state, f"{state.name}_checkpoint_ptr", "chunk"),
                 program.name(state.name),
@@ -78,14 +87,13 @@ def plan_recurrent_forward(program: Program) -> RecurrentForward:
             )
         ),
         arguments=", ".join([*tensors, *(f"{state.name}_0" for state in states)]),
-        returns=_returns(program),
+        returns=_returns(program, checkpoints),
         sizes=program.size_lines(),
         blocks=program.block_lines(),
         key=key_text(program),
-        allocate=_allocate(program),
+        allocate=_allocate(program, checkpoints),
         grid=program.grid_text(),
-        launch=_launch(program),
-        results=_results(program),
+        launch=_launch(program, checkpoints),
     )
 
 
@@ -136,7 +144,7 @@ def constexpr_parameters(program: Program) -> list[str]:
     return [f"{name}: tl.constexpr," for name in (*program.constexprs(), *program.flags)]
 
 
-def _signature(program: Program) -> Lines:
+def _signature(program: Program, checkpoints: bool) -> Lines:
     rec, lines = program.recurrence, tensor_parameters(program)
     for state in rec.states:
         lines.append(f"{state.name}_0_ptr,  # {layout(('sequences', *state.axes))}, fp32")
@@ -144,7 +152,7 @@ def _signature(program: Program) -> Lines:
         lines.append(f"{output.name}_ptr,  # {layout(('B', 'T', *output.axes))}")
     for state in rec.states:
         lines.append(f"{state.name}_final_ptr,  # {layout(('sequences', *state.axes))}, fp32")
-    for state in rec.states:
+    for state in rec.states if checkpoints else ():
         lines.append(f"{state.name}_checkpoint_ptr,  # {layout(('chunks', *state.axes))}, fp32")
     flags = [f"HAS_{state.name}_0: tl.constexpr," for state in rec.states]
     return (*lines, "cu_seqlens_ptr,", "T,", *constexpr_parameters(program), *flags)
@@ -181,37 +189,37 @@ def _output_lines(program: Program, printer: Printer) -> list[str]:
     return lines
 
 
-def _returns(program: Program) -> str:
+def _returns(program: Program, checkpoints: bool) -> str:
     rec = program.recurrence
-    names = [program.argument(o.name) for o in rec.outputs] + [
-        f"{s.name}_final" for s in rec.states
-    ]
-    return ", ".join([*names, *(f"{s.name}_checkpoint" for s in rec.states)])
+    names = [program.argument(o.name) for o in rec.outputs]
+    names += [f"{s.name}_final" for s in rec.states]
+    saved = rec.states if checkpoints else ()
+    return ", ".join([*names, *(f"{s.name}_checkpoint" for s in saved)])
 
 
 def _shape(axes: tuple[str, ...]) -> str:
     return "(" + ", ".join(axes) + ("," if len(axes) == 1 else "") + ")"
 
 
-def _allocate(program: Program) -> Lines:
+def _allocate(program: Program, checkpoints: bool) -> Lines:
     """Launcher lines that make the results; rows outside all packed sequences read 0."""
     rec, first = program.recurrence, io_tensor(program)
-    lines = [f"new = {first}.new_empty if cu_seqlens is None else {first}.new_zeros"]
+    lines = []
+    if rec.outputs:
+        lines = [f"new = {first}.new_empty if cu_seqlens is None else {first}.new_zeros"]
     for output in rec.outputs:
         shape = _shape(('sizes["B"]', "n_tokens", *output.axes))
         dtype = "torch.float32" if output.dtype == "float32" else f"{first}.dtype"
         lines.append(f"{program.argument(output.name)} = new({shape}, dtype={dtype})")
     for state in rec.states:
-        for part, count, wanted in (
-            ("final", "n_sequences", "want_final"),
-            ("checkpoint", "n_chunks", "want_checkpoints"),
-        ):
+        for part, count in (("final", "n_sequences"), ("checkpoint", "n_chunks")):
             shape = _shape((count, *state.axes))
-            lines += [
-                f"{state.name}_{part} = None",
-                f"if {wanted}:",
-                f"    {state.name}_{part} = {first}.new_empty({shape}, dtype=torch.float32)",
-            ]
+            line = f"{state.name}_{part} = {first}.new_empty({shape}, dtype=torch.float32)"
+            if checkpoints:
+                wanted = "want_final" if part == "final" else "want_checkpoints"
+                lines += [f"{state.name}_{part} = None", f"if {wanted}:", f"    {line}"]
+            elif part == "final":
+                lines.append(line)
     return tuple(lines)
 
 
@@ -220,13 +228,13 @@ def contiguous(name: str, required: bool) -> str:
     return f"{name}.contiguous()" if required else f"_contiguous({name})"
 
 
-def _launch(program: Program) -> Lines:
+def _launch(program: Program, checkpoints: bool) -> Lines:
     rec = program.recurrence
     lines = [f"{contiguous(program.argument(t.name), t.required)}," for t in program.tensors]
     lines += [f"{contiguous(f'{s.name}_0', False)}," for s in rec.states]
     lines += [f"{program.argument(output.name)}," for output in rec.outputs]
     lines += [f"{state.name}_final," for state in rec.states]
-    lines += [f"{state.name}_checkpoint," for state in rec.states]
+    lines += [f"{state.name}_checkpoint," for state in rec.states if checkpoints]
     lines += ["cu_seqlens,", "n_tokens,"]
     lines += [f"{name}={name}," for name in program.constexprs()]
     lines += [
@@ -236,7 +244,3 @@ def _launch(program: Program) -> Lines:
     ]
     lines += [f"HAS_{s.name}_0={s.name}_0 is not None," for s in rec.states]
     return tuple(lines)
-
-
-def _results(program: Program) -> Lines:
-    return (f"return {_returns(program)}",)

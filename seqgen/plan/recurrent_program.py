@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from seqgen.ir.expr import Expr, Ref, Size, walk
 from seqgen.ir.recurrence import Assignment, Output, Recurrence, State, Tensor
-from seqgen.passes.axes import live_assignments, program_values
+from seqgen.passes.axes import AxisPlan, live_assignments, program_values
 from seqgen.plan.tile import Tile
 from seqgen.plan.tiling import TILE_LIMIT, Tiling, atom, elements, plan_tiling
 from seqgen.plan.triton_operations import CALLS
@@ -32,9 +32,13 @@ Lines = tuple[str, ...]
 
 @dataclass
 class Program:
-    """One token of a recurrence as Triton text."""
+    """One token of a recurrence as Triton text.
+
+    ``axes_plan`` says what programs share out; None leaves it to ``split_axes``.
+    """
 
     recurrence: Recurrence
+    axes_plan: AxisPlan | None = None
     tiling: Tiling = field(init=False)
     live: tuple[Assignment, ...] = field(init=False)
     used: frozenset[Key] = field(init=False)
@@ -45,7 +49,7 @@ class Program:
 
     def __post_init__(self) -> None:
         rec = self.recurrence
-        self.tiling = plan_tiling(rec)
+        self.tiling = plan_tiling(rec, self.axes_plan)
         self.live = live_assignments(rec)
         nodes = [node for value in program_values(rec) for node in walk(value)]
         kept = [Ref(value, ()) for _, value in rec.final]  # what delays take may be read nowhere

@@ -15,6 +15,7 @@ SCHEDULES = {
     "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
     "vector_delta": "chunkwise, products between halves and one triangular inverse per chunk",
     "transposed_delta": "chunkwise, as vector_delta for the transposed state",
+    "scan": "token-serial in segments of the sequences, which run in parallel",
     "recurrent": "token-serial, state in registers; runs every operator",
 }
 
