@@ -244,9 +244,7 @@ class _Calls:
     def level_backward(self, own: list[Passage], plan: RecurrentBackward) -> Iterator[str]:
         """The cotangents of the states of a level, after all segments and before the first."""
         names = {p.state.name: self.name(f"d_{p.state.name}_local") for p in own}
-        after = [
-            "None" if name in names else self.name(f"d_{name}_after") for name in plan.carried
-        ]
+        after = ["None" if name in names else self.name(f"d_{name}_after") for name in plan.carried]
         yield f"{', '.join(names.get(name, '_') for name in plan.gradients)}, = launch_{plan.name}("
         yield f"    {backward_arguments(self.program, plan, after)}, {self.call}"
         yield ")"

@@ -15,6 +15,8 @@ CALLS = "kernels/stage_calls.py.jinja"
 TEMPLATE = "kernels/stages_calls.py.jinja"
 FRONT = "front"
 """Prefix of all names of the first stage."""
+SERIAL = {"recurrent": "token by token", "scan": "token by token in segments that run in parallel"}
+"""Schedules that are not chunkwise, and how they run."""
 
 Lines = tuple[str, ...]
 
@@ -72,7 +74,7 @@ def plan_stages(
     early = [replace(p, name=f"{FRONT}_{p.name}") for p in (*front.kernels, first)]
     parts = [replace(p, stages=(FRONT, *p.stages)) for p in early]
     call = f"{calls.arguments}, cu_seqlens, sizes"
-    chunkwise = front.name != "recurrent"
+    chunkwise = front.name not in SERIAL
     taken = _asked(stages.front, front.fits)
     fits = f"_{FRONT}_stage_fits({taken}) and {rest.fits}" if front.fits else rest.fits
     return replace(
@@ -82,7 +84,7 @@ def plan_stages(
         forward_call=(f"{calls.results} = _staged_forward({call}, want_final, kept)",),
         backward_call=(f"gradients = _staged_backward({call}, {calls.cotangents}, kept)",),
         spaces=(*map(_renamed, _own(front)), *rest.spaces),
-        notes=(_note(stages, chunkwise), *(front.notes if chunkwise else ()), *rest.notes),
+        notes=(_note(stages, front.name), *(front.notes if chunkwise else ()), *rest.notes),
         fallback=_fallback(front.fallback if chunkwise else "", rest.fallback),
         fits=fits,
         keeps=f"{len(stages.crossing)} * (KEEP >= 1) + {front.keeps} + {rest.keeps}",
@@ -98,9 +100,9 @@ def _renamed(space: KernelSpace) -> KernelSpace:
     return replace(space, kernel=f"{FRONT}_{space.kernel}")
 
 
-def _note(stages: Stages, chunkwise: bool) -> str:
+def _note(stages: Stages, schedule: str) -> str:
     first, second = _states(stages.front), _states(stages.rest)
-    how = "in chunks" if chunkwise else "token by token"
+    how = SERIAL.get(schedule, "in chunks")
     text = (
         f"{_listed([*first, *second])} run in two stages: first {_listed(first)}, {how}, "
         f"then {_listed(second)}, in chunks"
