@@ -269,7 +269,8 @@ class _Calls:
 
 def _program(summary: Recurrence, axes: AxisPlan) -> Program:
     """The tokens of a summary, in tiles like those of the whole: they share what they load."""
-    used = {axis for owner in (*summary.tensors, *summary.states) for axis in owner.axes}
+    layouts = [*(t.axes for t in summary.tensors), *(s.axes for s in summary.states)]
+    used = {axis for layout in layouts for axis in layout}
     kept = [axis.name for axis in summary.axes if axis.name in used]
     coupled = tuple(axis for axis in kept if axis in axes.coupled)
     grid = tuple(axis for axis in kept if axis in axes.grid)

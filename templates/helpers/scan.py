@@ -34,7 +34,7 @@ def _segments(tensor, cu_seqlens, sizes, entries):
     """
     B, T, n_sequences = sizes["B"], sizes["T"], sizes["sequences"]
     length = max(_SHORTEST, _power_of_2(_cdiv(B * T * entries, _BUSY)))  # noqa: F821
-    if T <= length or not 0 < 2 * entries * n_sequences <= _BUSY:
+    if length >= T or not 0 < 2 * entries * n_sequences <= _BUSY:
         return None
     sequence = torch.arange(n_sequences + 1, device=tensor.device)
     if cu_seqlens is None:
