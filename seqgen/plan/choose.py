@@ -16,7 +16,7 @@ from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.scan import plan_scan
 from seqgen.plan.schedule import SchedulePlan, with_fallback
-from seqgen.plan.stages import plan_stages
+from seqgen.plan.stages import SERIAL, plan_stages
 from seqgen.plan.transposed import plan_transposed
 from seqgen.plan.transposed_delta import plan_transposed_delta
 from seqgen.plan.vector import plan_vector
@@ -26,21 +26,19 @@ from seqgen.plan.vector_delta import plan_vector_delta
 def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The fastest schedule that there is for the operator's family.
 
-    Every operator has the universal one; decode steps use it in every file. ``gpu`` decides on the
-    default configurations.
+    Every operator has the universal one, in segments where states allow that; decode steps use it
+    in every file. ``gpu`` decides on the default configurations.
     """
     universal = plan_recurrent(recurrence)
     fast = _fastest(recurrence, structure, gpu)
     if isinstance(fast, SchedulePlan):
         return with_fallback(fast, universal)
-    split = plan_scan(recurrence)
-    if split is not None:
-        return split
+    serial = plan_scan(recurrence) or universal
     if not fast:
-        return universal
+        return serial
     reason = fast[0].upper() + fast[1:]
-    note = f"{reason}: that has no chunkwise schedule yet. The operator runs token by token."
-    return replace(universal, notes=(*universal.notes, note))
+    note = f"{reason}: that has no chunkwise schedule yet. The operator runs {SERIAL[serial.name]}."
+    return replace(serial, notes=(*serial.notes, note))
 
 
 def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from seqgen.errors import SpecError
 from seqgen.passes.structure import Structure
 from seqgen.plan.schedule import SchedulePlan
+from seqgen.plan.stages import SERIAL
 from seqgen.spec.model import Spec
 
 SCHEDULES = {
@@ -15,7 +16,7 @@ SCHEDULES = {
     "delta": "chunkwise, matrix products and one triangular inverse per chunk of 64 tokens",
     "vector_delta": "chunkwise, products between halves and one triangular inverse per chunk",
     "transposed_delta": "chunkwise, as vector_delta for the transposed state",
-    "scan": "token-serial in segments of the sequences, which run in parallel",
+    "scan": "token-serial, in segments of the sequences that run in parallel",
     "recurrent": "token-serial, state in registers; runs every operator",
 }
 
@@ -32,14 +33,14 @@ def check_schedule(spec: Spec, structure: Structure, schedule: SchedulePlan) -> 
     Raises:
         SpecError: at that place of the spec, if it is slower.
     """
-    if spec.require_schedule != "chunkwise" or schedule.name != "recurrent":
+    if spec.require_schedule != "chunkwise" or schedule.name not in SERIAL:
         return
     notes = _notes(structure, schedule)
     if structure.family in ("recurrent", "scan"):
         reasons = (reason for component in structure.components for reason in component.reasons)
         notes += [f"Not {family}: {why}." for family, why in dict.fromkeys(reasons)]
     raise SpecError(
-        "The spec requires a chunkwise schedule, but the operator runs token by token.",
+        f"The spec requires a chunkwise schedule, but the operator runs {SERIAL[schedule.name]}.",
         spec.require_schedule_span,
         label="this is token-serial",
         notes=notes,

@@ -15,7 +15,7 @@ CALLS = "kernels/stage_calls.py.jinja"
 TEMPLATE = "kernels/stages_calls.py.jinja"
 FRONT = "front"
 """Prefix of all names of the first stage."""
-SERIAL = {"recurrent": "token by token", "scan": "token by token in segments that run in parallel"}
+SERIAL = {"recurrent": "token by token", "scan": "token by token in parallel segments"}
 """Schedules that are not chunkwise, and how they run."""
 
 Lines = tuple[str, ...]

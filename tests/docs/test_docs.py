@@ -103,7 +103,8 @@ SCHEDULES = {
         *("kda", "comba", "gdn2", "gated_oja", "rwkv7", "dplr", "iplr"),
         *("mlstm", "gsa", "abc", "mamba3", "preconditioned_delta"),  # in two stages
     ],
-    "token-serial": ["hgrn", "selective_scan", "saturating_memory"],
+    "segments": ["hgrn", "selective_scan"],
+    "token-serial": ["saturating_memory"],
 }
 
 
@@ -120,6 +121,7 @@ def test_schedules_in_the_readme_are_those_that_operators_get(word: str, names: 
             "vector_delta",
             "transposed_delta",
         ),
+        "segments": ("scan",),
         "token-serial": ("recurrent",),
     }[word]
     for name in names:

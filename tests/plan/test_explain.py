@@ -100,8 +100,8 @@ def test_limits_are_those_of_the_generated_file():
     [
         (
             "mlstm",
-            "m, C and n run in two stages: first m, token by token, then C and n, in chunks, with "
-            "front_log_fs, front_log_ii and front_m of the first as inputs.",
+            "m, C and n run in two stages: first m, token by token in parallel segments, then C "
+            "and n, in chunks, with front_log_fs, front_log_ii and front_m of the first as inputs.",
         ),
         ("delta_product", "Each of the R steps of a token runs as a token of its own."),
         ("mlstm", "C and n have the same decay and keys; the schedule takes them together"),
@@ -124,7 +124,7 @@ def test_a_normaliser_of_other_weights_is_refused_in_a_sentence():
     spec = spec.replace("sum(q*S, K)", "sum(q*S, K) / (sum(q*z, K) + 1)")
     assert (
         "Z takes something else than the keys of the other state: that has no chunkwise schedule "
-        "yet. The operator runs token by token."
+        "yet. The operator runs token by token in parallel segments."
     ) in " ".join(explain(parse_spec(spec, "gated.yaml"), H200).split())
 
 
@@ -134,7 +134,7 @@ def test_why_there_are_no_two_stages():
     spec = spec.replace("sum(q*S, K)", "sum(q*S, K) + sum(z, K)")
     assert (
         "There are several states, and z depends on S: that has no chunkwise schedule yet. The "
-        "operator runs token by token."
+        "operator runs token by token in parallel segments."
     ) in " ".join(explain(parse_spec(spec, "gated.yaml"), H200).split())
 
 
