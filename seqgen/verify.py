@@ -151,7 +151,8 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
     reference = getattr(module, f"{spec['operator']}_reference")
     with _launched(module) as launchers:
         found, leaves = _run(operator, spec, tensors, states, packing, None)
-    chunkwise = not all(name.startswith("launch_recurrent_") for name in launchers)
+    serial = ("launch_recurrent_", "launch_scan_")
+    chunkwise = not all(name.startswith(serial) for name in launchers)
     # On the CPU: it takes token after token, in operators too small for a GPU.
     cpu_packing = None if packing is None else packing.cpu()
     exact, exact_leaves = _run(reference, spec, arguments, reached, cpu_packing, torch.float64)
