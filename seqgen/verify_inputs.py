@@ -94,7 +94,7 @@ def verify_sizes(spec: dict[str, Any], on_gpu: bool, case: Case) -> dict[str, in
         elif on_gpu and axis["size"] > 16:
             sizes[name] = min(axis["size"], case.most or axis["size"])
         else:
-            small = (33, 35, 34) if case.wide else (5, 7, 6)
+            small = (17, 19, 18) if case.wide else (5, 7, 6)
             sizes[name] = 2 if axis["size"] <= 16 else small[number % 3]
     return sizes
 

@@ -64,7 +64,7 @@ def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedu
     forward = f"{results} = _delta_forward({call}, want_final, kept)"
     backward = f"gradients = _delta_backward({call}, {', '.join(calls.cotangents)}, kept)"
     steps = "" if recurrence.reverse else "decode steps, and "
-    fallback = f"{steps}calls with T < 16, {roles.key} outside 33 to 256 or {roles.value} outside "
+    fallback = f"{steps}calls with T < 16, {roles.key} outside 16 to 256 or {roles.value} outside "
     return SchedulePlan(
         name="delta",
         helpers=(*HELPERS, *(["delta_norms"] if norms else [])),
@@ -73,7 +73,7 @@ def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedu
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(*_spaces(gpu), *row_spaces(small)),
-        fallback=f"The token-serial kernels take {fallback}33 to 512.",
+        fallback=f"The token-serial kernels take {fallback}16 to 512.",
         keeps=calls.keeps,
     )
 

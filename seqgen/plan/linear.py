@@ -76,7 +76,7 @@ def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
     forward = f"{', '.join(results)} = _linear_forward({call}, want_final, kept)"
     backward = f"gradients = _linear_backward({call}, {', '.join(calls.cotangents)}, kept)"
     steps = "" if recurrence.reverse else "decode steps, and "
-    fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 33 to 512"
+    fallback = f"{steps}calls with T < 16 or {roles.key} or {roles.value} outside 16 to 512"
     widened: Lines = ()
     if roles.normaliser is not None:
         # The gradient of a quotient is a small difference of large terms: half-precision tiles

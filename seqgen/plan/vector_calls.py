@@ -51,7 +51,7 @@ class VectorCalls(Calls):
         key, value = self.roles.key, self.roles.value
         steps = "" if self.roles.recurrence.reverse else "decode steps, and "
         steps += "fp16, for gates may be above 0, and " if self.signed else ""
-        calls = f"{steps}calls with T < 16 or {key} or {value} outside 33 to 512"
+        calls = f"{steps}calls with T < 16 or {key} or {value} outside 16 to 512"
         return f"The token-serial kernels take {calls}."
 
     def prepared_lines(self) -> list[str]:

@@ -57,7 +57,7 @@ class VectorDeltaCalls(Calls):
         key, value = self.walk
         steps = "" if self.roles.recurrence.reverse else "decode steps, and "
         steps += "fp16, for gates may be above 0, and " if self.kernels.signed else ""
-        calls = f"{steps}calls with T < 16, {key} outside 33 to 256 or {value} outside 33 to 512, "
+        calls = f"{steps}calls with T < 16, {key} outside 16 to 256 or {value} outside 16 to 512, "
         more = f"or whose walk over {key} needs more shared memory than there is"
         return f"The token-serial kernels take {calls}{more}."
 

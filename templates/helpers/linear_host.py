@@ -83,9 +83,17 @@ def _precision(dtype):
     return "widened" if _INTERPRET else "half"  # noqa: F821
 
 
+_NARROWEST = 64  # channels of a tile: on Hopper some products of narrower ones were wrong
+
+
+def _padded(size):
+    """Channels of a tile that holds all of an axis."""
+    return max(_NARROWEST, _power_of_2(size))  # noqa: F821
+
+
 def _block(wanted, size, dtype, limit):
     """A block extent within the padded size; fp32 tiles of at most ``limit`` fit."""
-    extent = min(wanted, max(16, _power_of_2(size)))  # noqa: F821
+    extent = min(wanted, _padded(size))
     return min(extent, limit) if dtype == torch.float32 else extent
 
 

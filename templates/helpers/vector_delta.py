@@ -101,14 +101,14 @@ def _walk_bytes(K, BV, stages, dtype):
     With one stage tiles of keys come one after the other, but in fp32, where two stages need less
     than this says for them.
     """
-    BK = max(16, _power_of_2(K))  # noqa: F821
+    BK = _padded(K)  # noqa: F821
     keys = BK if stages == 1 and dtype != torch.float32 else 3 * BK
     return dtype.itemsize * (stages * 64 * (keys + BV + 64) + (BK + 64) * BV) + 4 * BK
 
 
 def _walk_blocks(config, K, V, dtype, shared, wide):
     """BK, BV and stages of a walk that fits ``shared`` bytes; with one stage ``wide`` columns."""
-    BK, BV = max(16, _power_of_2(K)), _block(config["BV"], V, dtype, 16)  # noqa: F821
+    BK, BV = _padded(K), _block(config["BV"], V, dtype, 16)  # noqa: F821
     if dtype == torch.float32:
         return BK, BV, 2
     stages = config["num_stages"]

@@ -49,13 +49,19 @@ def test_no_tokens(module):
 
 
 @pytest.mark.parametrize(
-    "name", ["simple_gla", "mamba2_ssd", "gated_delta_rule", "gla", "value_decay", "rwkv6"]
+    "name",
+    [
+        *("simple_gla", "mamba2_ssd", "gla", "value_decay", "key_value_decay", "rwkv6"),
+        *("gated_delta_rule", "kda", "rwkv7", "gated_oja"),
+    ],
 )
 @pytest.mark.parametrize(
     ("keys", "values"),
     [
         (1, 3),
+        (16, 32),
         (17, 33),
+        (128, 16),
         (60, 100),
         (100, 60),
         (256, 256),

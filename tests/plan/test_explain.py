@@ -75,7 +75,7 @@ def test_schedule_of_a_linear_operator():
     assert lines[:2] == [
         "  linear: chunkwise, matrix products on chunks of 64 tokens",
         "  The token-serial kernels take decode steps, and calls with T < 16 or K or V outside"
-        " 33 to 512.",
+        " 16 to 512.",
     ]
     names = [line.split()[0] for line in lines[3:]]
     assert len(names) == len(set(names)) and "linear" not in names
@@ -84,7 +84,7 @@ def test_schedule_of_a_linear_operator():
     assert data["kernels"] == names
     backwards = explain(parse_spec(GATED + "scan: {order: reverse}\n", "gated.yaml"), H200)
     assert (
-        "\n  The token-serial kernels take calls with T < 16 or K or V outside 33 to 512.\n"
+        "\n  The token-serial kernels take calls with T < 16 or K or V outside 16 to 512.\n"
         in backwards
     )
 
@@ -92,7 +92,7 @@ def test_schedule_of_a_linear_operator():
 def test_limits_are_those_of_the_generated_file():
     source = compile_spec(parse_spec(GATED, "gated.yaml"), H200).module.source
     assert 'extents = (sizes["K"], sizes["V"])' in source
-    assert 'return sizes["T"] >= 16 and min(extents) >= 33 and max(extents) <= 512' in source
+    assert 'return sizes["T"] >= 16 and min(extents) >= 16 and max(extents) <= 512' in source
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_limits_are_those_of_the_generated_file():
         ("normalised", "Tensors in float16 or bfloat16 are converted to float32 first."),
         (
             "gsa",
-            "calls with T < 16 or M or V outside 33 to 512; for the first stage also calls with "
-            "T < 16 or K or M outside 33 to 512.",
+            "calls with T < 16 or M or V outside 16 to 512; for the first stage also calls with "
+            "T < 16 or K or M outside 16 to 512.",
         ),
     ],
 )
