@@ -107,11 +107,15 @@ def _walk_bytes(K, BV, stages, dtype):
 
 
 def _walk_blocks(config, K, V, dtype, shared, wide):
-    """BK, BV and stages of a walk that fits ``shared`` bytes; with one stage ``wide`` columns."""
+    """BK, BV and stages of a walk that fits ``shared`` bytes; with one stage ``wide`` columns.
+
+    Odd sizes put every other row at an odd address: Triton 3.6 loads such rows ahead of their use
+    wrongly.
+    """
     BK, BV = _padded(K), _block(config["BV"], V, dtype, 16)  # noqa: F821
     if dtype == torch.float32:
         return BK, BV, 2
-    stages = config["num_stages"]
+    stages = 1 if K % 2 or V % 2 else config["num_stages"]
     while stages > 1 and _walk_bytes(K, BV, stages, dtype) > shared:
         stages -= 1
     if stages == 1:
@@ -119,11 +123,12 @@ def _walk_blocks(config, K, V, dtype, shared, wide):
     return BK, BV, stages
 
 
-def _one_block(config, K, dtype):
-    """``config`` with one block of 64 channels where that holds them all.
+def _whole_blocks(config, K, V, dtype):
+    """``config`` with blocks of 64 channels, but where all blocks are whole and values many.
 
-    With two of 32, as larger K have them, ptxas 12.8 gives products on Hopper wrong addresses.
+    On Hopper ptxas 12.8 gives products of 32 channels wrong addresses where K is at most 64, V is
+    at most 64, or sizes are odd.
     """
-    if K > 64 or dtype == torch.float32:
+    if dtype == torch.float32 or (K % 64 == V % 64 == 0 and min(K, V) > 64):
         return config
     return {**config, "KI": 64, "maxnreg": 0}

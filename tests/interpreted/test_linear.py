@@ -11,6 +11,7 @@ from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
+from seqgen.plan.stages import SERIAL
 from seqgen.spec.loader import load_spec, parse_spec
 from tests.interpreted.operators import build, compare
 from tests.reference.samples import draw, draw_states
@@ -278,6 +279,6 @@ def test_what_is_not_covered_says_why():
     """
     op = lower(parse_spec(textwrap.dedent(text), "odd.yaml"))
     schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
-    assert schedule.name == "recurrent"
-    advice = "that has no chunkwise schedule yet. The operator runs token by token."
+    assert schedule.name == "scan"
+    advice = f"that has no chunkwise schedule yet. The operator runs {SERIAL[schedule.name]}."
     assert schedule.notes[-1] == f"A token writes several products: {advice}"

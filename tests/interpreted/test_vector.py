@@ -12,6 +12,7 @@ from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
+from seqgen.plan.stages import SERIAL
 from seqgen.spec.loader import parse_spec
 from tests.interpreted.operators import check_chunkwise, example
 
@@ -267,6 +268,6 @@ NOT_COVERED = {
 def test_what_is_not_covered_says_why(reason):
     op = spec(NOT_COVERED[reason])
     schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
-    assert schedule.name == "recurrent"
-    advice = "that has no chunkwise schedule yet. The operator runs token by token."
+    assert schedule.name == "scan"
+    advice = f"that has no chunkwise schedule yet. The operator runs {SERIAL[schedule.name]}."
     assert schedule.notes[-1] == f"{reason}: {advice}"

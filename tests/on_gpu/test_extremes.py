@@ -1,5 +1,7 @@
 """Sizes, lengths and memory at the edges; the same bits in every run."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,7 +63,10 @@ def test_no_tokens(module):
         (1, 3),
         (16, 32),
         (17, 33),
+        (65, 65),
+        (99, 101),
         (128, 16),
+        (128, 64),
         (60, 100),
         (100, 60),
         (256, 256),
@@ -76,6 +81,10 @@ def test_head_dimensions(load, name, keys, values):
     # Several heads: the gradient of a parameter per head is one sum, which may be any small number.
     sizes = {"K": keys, "V": values, "N": keys, "P": values, "H": 4, "HV": 4, "G": 1}
     case = bf16(load(name), length=150, batch=1, sizes=sizes)
+    if name == "rwkv7":  # it erases along unit keys; along longer ones its state would grow
+        kk = case.arguments["kk"].detach()
+        kk = (kk / kk.norm(dim=-1, keepdim=True)).requires_grad_()
+        case = replace(case, arguments={**case.arguments, "kk": kk})
     try:
         case()
     except ValueError as error:
