@@ -301,13 +301,17 @@ class Calls:
         lines = [
             f"if {output} is None:",
             f'    {output} = {value}.new_zeros((sizes["B"], sizes["T"], {head}, {extent}))',
-            f"{d_read} = {output}.to({value}.dtype).contiguous()",
+            f"{d_read} = {self.seed_text(output, value)}.contiguous()",
         ]
         if not self.headed:
             lines.append(f"{d_read} = {d_read}.reshape({d_read}.shape[0], -1, 1, {extent})")
         if self.epilogue.backward is not None:
             lines += self.epilogue_lines(d_read)
         return lines
+
+    def seed_text(self, output: str, value: str) -> str:
+        """The gradient of the output in the dtype that the kernels take."""
+        return f"{output}.to({value}.dtype)"
 
     @property
     def extra(self) -> str:

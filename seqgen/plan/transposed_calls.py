@@ -87,6 +87,11 @@ class TransposedCalls(VectorCalls):
             ")",
         ]
 
+    def seed_text(self, output: str, value: str) -> str:
+        """Its kernels take it for queries, which stay in float32 until they enter a product."""
+        wide = self.roles.output.dtype == "float32" and self.epilogue.backward is None
+        return output if wide else super().seed_text(output, value)
+
 
 def output_lines(calls: Calls, operands: Iterable[str], target: str, flag: str) -> list[str]:
     """Lines that give ``target`` the output of queries, keys, values, gates and weights."""
