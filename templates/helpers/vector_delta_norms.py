@@ -10,7 +10,8 @@ def subtract_rows(
     K: tl.constexpr, KI: tl.constexpr,
 ):  # fmt: skip
     """Subtracts ``part`` [64] of each row of x from the rows of d_x, in memory."""
-    for start in tl.range(0, K, KI):
+    # Not pipelined: what it loads it stores, and odd rows must not be loaded ahead (Triton 3.6).
+    for start in tl.range(0, K, KI, num_stages=1):
         r_k = start + tl.arange(0, KI)
         x = load_rows(x_ptr, rows, valid, r_k, STRIDE_X, K, K % KI == 0)  # noqa: F821
         d_x = load_rows(d_x_ptr, rows, valid, r_k, STRIDE, K, K % KI == 0)  # noqa: F821
