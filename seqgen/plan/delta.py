@@ -67,7 +67,7 @@ def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedu
     fallback = f"{steps}calls with T < 16, {roles.key} outside 16 to 256 or {roles.value} outside "
     return SchedulePlan(
         name="delta",
-        helpers=(*HELPERS, *(["norms", "delta_norms"] if norms else [])),
+        helpers=(*HELPERS, *(["delta_norms"] if norms else [])),
         kernels=tuple(parts),
         fits="_delta_fits(sizes)",
         forward_call=(forward,),

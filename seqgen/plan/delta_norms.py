@@ -8,7 +8,6 @@ gradient of the tile, subtracts what the factor makes of it. So no row kernel re
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeGuard
 
 from seqgen.ir.expr import Apply, Expr, Number, Reduce, mul
 from seqgen.ir.printer import show
@@ -35,7 +34,7 @@ class Norm:
     tile: str
     eps: float
     equation: str
-    weights: tuple[str, ...] = ()
+    weights: tuple[str, ...]
 
     @property
     def factor(self) -> str:
@@ -82,10 +81,10 @@ def take_norms(roles: Roles) -> tuple[Roles, tuple[Norm, ...]]:
     if (found := _norm(key, roles.write, roles.erase)) is not None:
         write, erase = (_without(weight, found) for weight in (roles.write, roles.erase))
         roles = replace(roles, write=write, erase=erase)
-        norms.append(described(found, "k", roles, ("write", "erase")))
+        norms.append(_described(found, "k", roles, ("write", "erase")))
     if (found := _norm(query, roles.read)) is not None:
         roles = replace(roles, read=_without(roles.read, found))
-        norms.append(described(found, "q", roles, ("read",)))
+        norms.append(_described(found, "q", roles, ("read",)))
     return roles, tuple(norms)
 
 
@@ -118,22 +117,17 @@ def plan_norms(norms: tuple[Norm, ...]) -> NormsPlan:
     )
 
 
-def is_norm(factor: Expr, tile: Expr, axis: str) -> TypeGuard[Apply]:
-    """Whether ``factor`` norms ``tile``: ``rsqrt(sum(tile * tile, axis) + eps)``."""
-    match factor:
-        case Apply("rsqrt", (Apply("add", (found, Number())),)):
-            return found == Reduce("sum", mul(tile, tile), axis)
-    return False
-
-
 def _norm(role: Role, *weights: Expr | None) -> Apply | None:
     """The factor of all ``weights`` that norms the tensor that is the tile of ``role``."""
     if role.leaf is None or None in weights:
         return None
+    squares = Reduce("sum", mul(role.tile, role.tile), role.axis)
     first, *others = (factors_of(weight)[1] for weight in weights if weight is not None)
     for factor in first:
-        if is_norm(factor, role.tile, role.axis) and all(factor in other for other in others):
-            return factor
+        match factor:
+            case Apply("rsqrt", (Apply("add", (found, Number())),)) if found == squares:
+                if all(factor in other for other in others):
+                    return factor
     return None
 
 
@@ -145,8 +139,7 @@ def _without(weight: Expr | None, factor: Expr) -> Expr | None:
     return None if rest == Number(1.0) else rest
 
 
-def described(norm: Apply, tile: str, roles: Roles, weights: tuple[str, ...] = ()) -> Norm:
-    """The norm with the factor ``norm``, of what kernels call ``tile``."""
+def _described(norm: Apply, tile: str, roles: Roles, weights: tuple[str, ...]) -> Norm:
     (total,) = norm.args
     assert isinstance(total, Apply) and isinstance(total.args[1], Number)
     text, lets = show(norm), roles.recurrence.let

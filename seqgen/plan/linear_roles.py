@@ -66,11 +66,6 @@ class Leaf:
     def timed(self) -> bool:
         return self.tensor.kind == "input"
 
-    def is_tile(self, axes: tuple[str, ...], dtype: str | None = None) -> bool:
-        """Whether it is over ``axes`` as it is, and has ``dtype`` (None: the io dtype)."""
-        plain = self.timed and self.tensor.required and self.tensor.dtype in (None, dtype)
-        return plain and self.axes == axes
-
 
 @dataclass(frozen=True)
 class Role:
@@ -329,7 +324,8 @@ class Finder:
         leaf = None
         if isinstance(tile, Ref) and tile.name in self.tensors:
             found = self.leaf(self.tensors[tile.name])
-            if found.is_tile((self.head, axis), dtype):
+            plain = found.timed and found.tensor.required and found.tensor.dtype in (None, dtype)
+            if plain and found.axes == (self.head, axis):
                 leaf = found
         return Role(name, axis, tile, leaf, dtype == "float32")
 

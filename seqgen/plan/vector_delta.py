@@ -20,7 +20,6 @@ from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.vector import strong_space
 from seqgen.plan.vector_delta_calls import VectorDeltaCalls
 from seqgen.plan.vector_delta_kernels import plan_vector_delta_kernels
-from seqgen.plan.vector_delta_norms import take_row_norms
 from seqgen.plan.vector_delta_roles import find_erase_roles
 
 LARGE = (
@@ -33,10 +32,11 @@ LARGE = (
     ("vector_delta_output", "kernels/vector_delta_output.py.jinja"),
     ("vector_delta_states", "kernels/vector_delta_states.py.jinja"),
     ("vector_delta_values", "kernels/vector_delta_values.py.jinja"),
-    # A function in two parts, and its kernel.
-    ("vector_delta_gradients", "kernels/vector_delta_gradients_readers.py.jinja"),
+    (
+        "vector_delta_gradients",
+        "kernels/vector_delta_gradients.py.jinja",
+    ),  # one kernel in two parts
     ("vector_delta_gradients", "kernels/vector_delta_gradients_writers.py.jinja"),
-    ("vector_delta_gradients", "kernels/vector_delta_gradients.py.jinja"),
     ("vector_delta_gradients", "kernels/vector_delta_gradients_launch.py.jinja"),
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_products.py.jinja"),
     ("vector_delta_gradients_strong", "kernels/vector_delta_gradients_levels.py.jinja"),
@@ -59,14 +59,13 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
     Returns the reason where the schedule does not cover the operator.
     """
     try:
-        roles, norms = take_row_norms(find_erase_roles(recurrence, structure))
+        roles = find_erase_roles(recurrence, structure)
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
         return str(error)
     (component,) = structure.components
-    before = component.step.inner != "D"
-    plan = plan_vector_delta_kernels(roles, rows, epilogue, before, gpu, norms)
+    plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner != "D", gpu)
     calls = VectorDeltaCalls(roles, rows, epilogue, plan)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]
     small = [t for t in (rows.forward, rows.backward, epilogue.backward) if t is not None]
@@ -76,10 +75,10 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
     results = f"{roles.output.name}, {roles.state.name}_final"
     forward = f"{results} = _vector_delta_forward({call}, want_final, kept)"
     backward = f"gradients = _vector_delta_backward({call}, {', '.join(calls.cotangents)}, kept)"
-    more = [*["linear_decay"] * plan.write, *["norms", "vector_delta_norms"] * plan.norms.any]
+    sums = ["linear_decay"] if plan.write else []
     return SchedulePlan(
         name="vector_delta",
-        helpers=(*HELPERS, *more),
+        helpers=(*HELPERS, *sums),
         kernels=tuple(parts),
         fits=calls.fits,
         forward_call=(forward,),

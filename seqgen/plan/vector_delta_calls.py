@@ -76,11 +76,6 @@ class VectorDeltaCalls(Calls):
         return [self.local("write")] if self.roles.write is not None else []
 
     @property
-    def rnorms(self) -> list[str]:
-        """Factors of norms, if there are any."""
-        return [self.local("rnorms")] if self.kernels.norms.any else []
-
-    @property
     def operands(self) -> list[str]:
         """Tensors over the key axis, gates, weight."""
         found = [*rows_of(self.roles).values(), self.roles.tiles[3]]
@@ -104,13 +99,13 @@ class VectorDeltaCalls(Calls):
         names = ["decayed_q", "w", "decayed_b", "halves", "strong", "total", "qb", "inverse", "z"]
         computed = [self.operand(role) for role in self.rows.computed]
         own = self.only_own("decayed_k", "qk", "ak")
-        return [*self.weight, *self.rnorms, *computed, *(self.local(n) for n in names), *own]
+        return [*self.weight, *computed, *(self.local(n) for n in names), *own]
 
     def score_lines(self, operands: list[str], erased: str) -> list[str]:
         """Decays rows and scores pairs of them; ``erased`` is the name of what erases."""
         decayed = [self.texts("decayed_q", erased, "decayed_b"), *self.only_own("decayed_k")]
         scores = [self.texts("halves", "strong", "total", "ab", "qb"), *self.only_own("qk", "ak")]
-        given, results = ", ".join(operands), ", ".join([*self.rnorms, *decayed, *scores])
+        given, results = ", ".join(operands), ", ".join([*decayed, *scores])
         return [
             f"{results} = launch_vector_delta_scores({given}, {self.value}, {self.common})",
             f"launch_vector_delta_scores_strong({given}, {results}, {self.common})",
@@ -167,7 +162,7 @@ class VectorDeltaCalls(Calls):
         own = [value] if self.own else []
         sums = [self.local("sums")] if self.weight else []
         found = ", ".join(([d_value] if self.own else []) + [d_z])
-        given = ", ".join([*self.operands, *self.rnorms, *own, self.texts("added", "d_read"), d_z])
+        given = ", ".join([*self.operands, *own, self.texts("added", "d_read"), d_z])
         given += f", {self.texts('halves', 'strong', 'd_scores', 'states', 'd_states')}"
         results = ", ".join([*d_rows, d_gate, *sums])
         lines = [

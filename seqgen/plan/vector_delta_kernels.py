@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 from seqgen.gpu.table import Gpu
 from seqgen.passes.ranges import bounds
-from seqgen.plan.delta_norms import Norm
 from seqgen.plan.linear import has_async_products
 from seqgen.plan.linear_epilogue import Epilogue
 from seqgen.plan.linear_kernels import LinearPlan, operand, plan_kernels
 from seqgen.plan.linear_roles import Role, Roles
 from seqgen.plan.linear_rows import Rows
-from seqgen.plan.vector_delta_norms import LETTERS, RowNorms, plan_row_norms
 from seqgen.plan.vector_operands import Lines, Operands, first_row, plan_operands, row_tile
 
 DECAYED = (
@@ -23,6 +21,9 @@ DECAYED = (
 )
 """What the first kernel makes of the rows; the last only where values have keys of their own."""
 
+LETTERS = {"query": "q", "erase_key": "a", "put": "b", "key": "k"}
+"""How kernels call the rows over the key axis."""
+
 
 @dataclass(frozen=True)
 class VectorDeltaPlan:
@@ -30,35 +31,29 @@ class VectorDeltaPlan:
 
     Attributes:
         base: what they share with the linear schedule.
-        inputs: the tensors over the key axis, the gates and the weight of keys.
-        operands: the same and what the first kernel makes of them: factors of norms.
-        norms: norms of tiles.
+        operands: the tensors over the key axis, the gates and the weight of keys.
         own: whether values are written with keys of their own, not with those of the erase.
         before: whether the erase reads the state before its decay.
         until: Triton text: how a gate's row compares to rows whose erase reads what it decays.
         nearest: how far apart the nearest rows are that have a gate between them for the erase.
         signed: whether gates may be above 0: nothing proves that they are not.
         write: whether there is a weight of the keys that are written with.
-        weights: Triton lines that load it and factors of norms.
         decayed: names of the decayed rows; ``decayed_rows`` as parameters of a kernel,
             ``decayed_parameters`` and ``decayed_pointers`` of a function and what it gets.
         scores: names of the matrices of scores, with ``score_dtypes`` and ``score_parameters``.
         matrices: how many matrices of scores there are; ``matrices_note`` which.
-        loads: Triton lines: tiles of q, a, b and, if ``own``, k; ``query`` that of q, ``writers``
-            and ``erase`` those of b and k and that of a alone; ``level_loads`` all of them
-            likewise, in functions that get ``pointers`` and ``strides`` as ``stride_parameters``.
+        loads: Triton lines: tiles of q, a, b and, if ``own``, k; ``writers`` and ``erase`` those of
+            b and k and that of a alone; ``level_loads`` all of them likewise, in
+            functions that get ``pointers`` and ``strides`` as ``stride_parameters``.
         moved: Triton text: pointers to the first rows of the chunk, ``moved_loads`` their tiles,
             ``gate_offset`` where the gates have it, ``v_moved`` the values.
         gradients: names of the gradients of rows.
         results: parameters for gradients of the tensors over the key axis.
-        result_pointers: Triton text: all that gradients go to; ``plane`` what else that needs.
         result_note: what these are, for a docstring.
-        after_q: Triton lines that store the gradient of q; ``after_a`` that of a, if it has one of
-            its own, ``after_b`` that of b and ``after_k`` that of k, if that is another; ``stores``
-            all of them.
+        early: Triton lines that store the gradient of a, if it has one of its own.
+        after_b: Triton lines that store the gradient of b; ``ends`` those of b and k.
         v_argument: launcher text: the values, where they have keys of their own; Triton text:
-            ``v_pointer``, ``v_stride`` and ``v_stride_parameter``, ``v_head`` and
-            ``v_head_parameter`` for its heads.
+            ``v_pointer``, ``v_stride`` and ``v_stride_parameter``.
         ak_argument: launcher text: what else there is then, as are ``qk_arguments`` of the
             output and ``key_arguments`` of the gradients of values.
         v_result: launcher text: the gradient of the values, where it is one of its own.
@@ -70,16 +65,13 @@ class VectorDeltaPlan:
     """
 
     base: LinearPlan
-    inputs: Operands
     operands: Operands
-    norms: RowNorms
     own: bool
     before: bool
     until: str
     nearest: int
     signed: bool
     write: bool
-    weights: Lines
     decayed: str
     decayed_rows: Lines
     decayed_parameters: str
@@ -90,7 +82,6 @@ class VectorDeltaPlan:
     matrices: int
     matrices_note: str
     loads: Lines
-    query: str
     writers: Lines
     erase: Lines
     level_loads: Lines
@@ -103,20 +94,14 @@ class VectorDeltaPlan:
     v_moved: str
     gradients: str
     results: Lines
-    result_pointers: str
-    plane: str
     result_note: str
-    after_q: Lines
-    after_a: Lines
+    early: Lines
     after_b: Lines
-    after_k: Lines
-    stores: Lines
+    ends: Lines
     v_argument: str
     v_pointer: str
     v_stride: str
     v_stride_parameter: str
-    v_head: str
-    v_head_parameter: str
     ak_argument: str
     qk_arguments: str
     key_arguments: str
@@ -136,14 +121,9 @@ def rows_of(roles: Roles) -> dict[str, Role]:
 
 
 def plan_vector_delta_kernels(
-    roles: Roles,
-    rows: Rows,
-    epilogue: Epilogue,
-    before: bool,
-    gpu: Gpu,
-    taken: tuple[Norm, ...] = (),
+    roles: Roles, rows: Rows, epilogue: Epilogue, before: bool, gpu: Gpu
 ) -> VectorDeltaPlan:
-    """The plan of all large kernels; ``before`` as in it, ``taken`` are norms that left roles."""
+    """The plan of all large kernels; ``before`` as in it."""
     base = plan_kernels(roles, rows, epilogue)
     found = rows_of(roles)
     shared, write = "a" not in found, roles.write is not None
@@ -152,31 +132,18 @@ def plan_vector_delta_kernels(
     notes = {letter: operand(role) for letter, role in {**found, "g": gate}.items()}
     notes["g"] += ", natural logarithms"
     weight = [("write", "[chunks, H, 64], weight of each key")] * write
-    norms = plan_row_norms(taken)
-    factors = [("rnorms", norms.comment)] * norms.any
-    weights = [*["write"] * write, *(norm.factor for norm in taken)]
     decayed = ("decayed_q", "decayed_a", "decayed_b", *(["decayed_k"] * own))
     scores = ("ab", "qb", *(("qk", "ak") if own else ()))
     gradients = ("d_q", "d_a", "d_b", *(["d_k"] * own))
-    results = [*(f"d_{x}" for x in found), "d_g", *["sums"] * write]
-    ends: dict[str, Lines] = {
-        "after_q": norms.stored("q"),
-        "after_a": norms.stored("a") if not shared else (),
-        "after_b": _after_b(shared, write, norms),
-        "after_k": norms.stored("k") if own else (),
-    }
     return VectorDeltaPlan(
         base=base,
-        inputs=plan_operands(notes, weight),
-        operands=plan_operands(notes, [*weight, *factors]),
-        norms=norms,
+        operands=plan_operands(notes, weight),
         own=own,
         before=before,
         until="<" if before else "<=",
         nearest=2 if before else 1,
         signed=bounds(gate.tile, roles.recurrence)[1] > 0.0,
         write=write,
-        weights=(*["write = tl.load(write_ptr + in_rows * 64 + i)"] * write, *norms.loads),
         decayed=", ".join(decayed),
         decayed_rows=DECAYED if own else DECAYED[:-1],
         decayed_parameters=", ".join(f"{name}_ptr" for name in decayed),
@@ -189,33 +156,27 @@ def plan_vector_delta_kernels(
         ),
         matrices=len(scores),
         matrices_note="qb, ab, qk, ak" if own else "qb, ab",
-        loads=_loads({x: f"H{x.upper()} * K" for x in found}, shared, write, norms),
-        query=norms.tile(row_tile("q", "HQ * K")),
-        writers=_writers(own, shared, write, norms),
-        erase=_erase(shared, norms),
-        level_loads=_loads({x: f"STRIDE_{x.upper()}" for x in found}, shared, write, norms),
-        pointers=", ".join([*(f"{x}_ptr" for x in found), *weights]),
+        loads=_loads({x: f"H{x.upper()} * K" for x in found}, shared, write),
+        writers=_writers(own, shared, write),
+        erase=_erase(shared),
+        level_loads=_loads({x: f"STRIDE_{x.upper()}" for x in found}, shared, write),
+        pointers=", ".join([*(f"{x}_ptr" for x in found), *["write"] * write]),
         strides=", ".join(f"H{x.upper()} * K" for x in found),
         stride_parameters=", ".join(f"STRIDE_{x.upper()}: tl.constexpr" for x in found),
-        moved=", ".join([*(f"{x}_ptr + {first_row(x)}" for x in found), *weights]),
-        moved_loads=_loads(
-            {x: f"H{x.upper()} * K" for x in found}, shared, write, norms, moved=True
-        ),
+        moved=", ".join([*(f"{x}_ptr + {first_row(x)}" for x in found), *["write"] * write]),
+        moved_loads=_loads({x: f"H{x.upper()} * K" for x in found}, shared, write, moved=True),
         gate_offset=first_row("g"),
         v_moved=" v_ptr + (first * HV + h // (H // HV)) * V," * own,
         gradients=", ".join(gradients),
         results=tuple(f"d_{x}_ptr,  # [B, T, H, K]" for x in found),
-        result_pointers=", ".join(f"{name}_ptr" for name in results),
-        plane="PLANE, " * write,
         result_note=f"{', '.join(found)} and log-decays [B, T, H, K]",
-        **ends,
-        stores=sum(ends.values(), ()),
+        early=(_store("a"),) if not shared else (),
+        after_b=_after_b(shared, write),
+        ends=(*_after_b(shared, write), *([_store("k")] * own)),
         v_argument=" v," * own,
         v_pointer=" v_ptr," * own,
         v_stride="HV * V, " * own,
         v_stride_parameter="STRIDE_V: tl.constexpr, " * own,
-        v_head="HV, " * own,
-        v_head_parameter="HV: tl.constexpr, " * own,
         ak_argument=" ak," * own,
         qk_arguments=" v, qk," * own,
         key_arguments=" v, decayed_k, qk, ak, d_states," * own,
@@ -230,36 +191,37 @@ def plan_vector_delta_kernels(
     )
 
 
-def _loads(
-    strides: dict[str, str], shared: bool, write: bool, norms: RowNorms, moved: bool = False
-) -> Lines:
-    lines = [norms.tile(row_tile(x, stride, moved)) for x, stride in strides.items()]
+def _loads(strides: dict[str, str], shared: bool, write: bool, moved: bool = False) -> Lines:
+    lines = [row_tile(x, stride, moved) for x, stride in strides.items()]
     if shared:
         weight = " * write[:, None]" if write else ""
         lines += ["a = -k.to(tl.float32)", f"b = k.to(tl.float32){weight}"]
     return tuple(lines)
 
 
-def _writers(own: bool, shared: bool, write: bool, norms: RowNorms) -> Lines:
-    key = norms.tile(row_tile("k", "HK * K"))
+def _store(letter: str) -> str:
+    return f"store_rows(d_{letter}_ptr + at, d_{letter}, rows, valid, r_k, H * K, K)"
+
+
+def _writers(own: bool, shared: bool, write: bool) -> Lines:
     if shared:
         weight = " * write[:, None]" if write else ""
-        return (key, f"b = k.to(tl.float32){weight}")
-    return (norms.tile(row_tile("b", "HB * K")), *([key] * own))
+        return (row_tile("k", "HK * K"), f"b = k.to(tl.float32){weight}")
+    return (row_tile("b", "HB * K"), *([row_tile("k", "HK * K")] * own))
 
 
-def _erase(shared: bool, norms: RowNorms) -> Lines:
+def _erase(shared: bool) -> Lines:
     if not shared:
-        return (norms.tile(row_tile("a", "HA * K")),)
-    return (norms.tile(row_tile("k", "HK * K")), "a = -k.to(tl.float32)")
+        return (row_tile("a", "HA * K"),)
+    return (row_tile("k", "HK * K"), "a = -k.to(tl.float32)")
 
 
-def _after_b(shared: bool, write: bool, norms: RowNorms) -> Lines:
+def _after_b(shared: bool, write: bool) -> Lines:
     if not shared:
-        return norms.stored("b")
+        return (_store("b"),)
     weighed = (
         "in_sums = block.to(tl.int64) * PLANE + in_rows * 64 + i",
         "tl.store(sums_ptr + in_sums, tl.sum(d_b * k.to(tl.float32), 1))",
         "d_b = d_b * write[:, None]",
     )
-    return (*(weighed if write else ()), "d_k = d_b - d_a", *norms.stored("k"))
+    return (*(weighed if write else ()), "d_k = d_b - d_a", _store("k"))

@@ -17,8 +17,6 @@ class Operands:
         parameters: of kernels that read them; ``heads`` of their numbers of heads.
         offsets: Triton lines: pointers to the first row of the chunk.
         arguments: launcher lines behind ``parameters``; ``values`` behind ``heads``.
-        pointers: Triton text: all of ``parameters``, for a function.
-        head_names: Triton text: all of ``heads``, and ``head_parameters`` of a function.
     """
 
     names: str
@@ -27,9 +25,6 @@ class Operands:
     offsets: Lines
     arguments: Lines
     values: Lines
-    pointers: str
-    head_names: str
-    head_parameters: str
 
 
 def first_row(letter: str) -> str:
@@ -60,7 +55,4 @@ def plan_operands(rows: Mapping[str, str], others: Sequence[tuple[str, str]] = (
         offsets=tuple(f"{x}_ptr += {first_row(x)}" for x in rows),
         arguments=tuple(f"{name}," for name in names),
         values=tuple(f"H{x.upper()}={x}.shape[2]," for x in rows),
-        pointers=", ".join(f"{name}_ptr" for name in names),
-        head_names=", ".join(f"H{x.upper()}" for x in rows),
-        head_parameters=", ".join(f"H{x.upper()}: tl.constexpr" for x in rows),
     )

@@ -30,8 +30,6 @@ KDA = """
     output: {o: "sum(q * S, K)"}
 """
 
-NORMED = KDA.replace("q: q * K ** -0.5", 'q: "l2norm(q, K) * K ** -0.5"')
-
 
 def spec(text, name="odd"):
     axes = "{K: 16, V: 16, HV: {groups_of: H}}" if "HV" in text else "{K: 16, V: 16}"
@@ -161,37 +159,7 @@ def test_odd_extents_in_blocks_of_their_own(tmp_path):
     check(spec(KDA), tmp_path, 70, 1, sizes={"H": 1, "K": 60, "V": 100})
 
 
-@pytest.mark.parametrize("gate", [-0.1, -8.0])
-def test_norms_over_several_blocks(gate, tmp_path):
-    """Moderate and strong decays have kernels of their own; both see no block with all channels."""
-    g = torch.full((1, 70, 2, 40), gate, dtype=torch.float64)
-    g[:, ::3] = 0.0
-    sizes = {"H": 2, "K": 40, "V": 20}
-    check(spec(NORMED), tmp_path, tensors={"g": g}, sizes=sizes, KI=16, BK=16, BV=16)
-
-
 ODD = {
-    "a norm of queries, erases with another key": """
-        inputs: {q: [H, K], k: [H, K], v: [H, V], b: [H], p: [H, K]}
-        state: {S: [H, K, V]}
-        let: {q: "l2norm(q, K)", p: "sigmoid(p)", b: sigmoid(b)}
-        update: ["S = exp(-b) * S", "S = S + k / K * (v - sum(p * S, K))"]
-        output: {o: "sum(q * S, K)"}
-    """,
-    "norms of queries and keys, the state erased before its decay": """
-        inputs: {q: [K], k: [H, K], a: [H, K], b: [HV, K], v: [HV, V], g: [HV, K]}
-        state: {S: [HV, K, V]}
-        let: {q: "l2norm(q, K)", k: "l2norm(k, K, 1e-3)", a: "l2norm(a, K)", b: "l2norm(b, K)"}
-        update: ["S = sigmoid(g) * S + b * sum(a * S, K) + k * v"]
-        output: {o: "sum(q * S, K)"}
-    """,
-    "norms with other factors": """
-        inputs: {q: [H, K], k: [H, K], v: [H, V], b: [H], g: {axes: [H, K], range: [-.inf, 0]}}
-        state: {S: [H, K, V]}
-        let: {b: sigmoid(b), n: "0.5 * l2norm(k, K, 0.1)", q: "b * l2norm(q, K)"}
-        update: ["S = exp(g) * S", "S = S + b * n * (v - 2 * sum(n * S, K))"]
-        output: {o: "sum(q * S, K)"}
-    """,
     "decay before the erase with the write's key": """
         inputs: {q: [H, K], k: [H, K], v: [H, V], b: [H], g: {axes: [H, K], range: [-.inf, 0]}}
         state: {S: [H, V, K]}
