@@ -95,8 +95,7 @@ def test_check_goes_on_after_a_mistake(folder: Path, capsys: pytest.CaptureFixtu
     assert shown.err.startswith("'y' is not defined.\n  File \"wrong.yaml\", line 4\n")
     assert shown.out == (
         "spec.yaml: correct, family scan\n"
-        "  recurrent: token-serial, state in registers; runs every operator\n"
-        "  The family scan has no faster schedule yet.\n"
+        "  scan: token-serial, in segments of the sequences that run in parallel\n"
     )
 
 
@@ -105,11 +104,11 @@ def test_check_holds_what_a_spec_requires(folder: Path, capsys: pytest.CaptureFi
     assert main(["check", "slow.yaml"]) == 2
     shown = capsys.readouterr()
     assert shown.err == (
-        "The spec requires a chunkwise schedule, but the operator runs token by token.\n"
+        "The spec requires a chunkwise schedule, but the operator runs token by token in "
+        "parallel segments.\n"
         '  File "slow.yaml", line 6\n'
         "    6 | require: {schedule: chunkwise}\n"
         "      |                     ^^^^^^^^^ this is token-serial\n"
-        "  Note: The family scan has no faster schedule yet.\n"
         "  Note: Not linear: no output contracts an axis of h.\n"
         "  Hint: Change the spec, or leave 'schedule' out of 'require'.\n"
     )
@@ -204,6 +203,7 @@ def test_build_check_edit_build(
     assert re.search(r"\r  compiling for h100: (\d+)/\1 +\n$", shown.err)
     heading, *rows = shown.out.split("default sizes):\n")[1].split("  done in")[0].splitlines()
     column = heading.index("knobs")
+    rows = [row for row in rows if len(row) > column]  # some kernels have no knobs
     assert rows and all(row[column - 1] == " " != row[column] for row in rows)
 
     assert main(["check", "spec.yaml", "--built", "seqgen_ops"]) == 0
@@ -228,7 +228,9 @@ def test_build_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert one["spec_hash"] == two["spec_hash"] and one["content_hash"] != two["content_hash"]
     assert one["passed"] and one["operator"] == "fading_sum" and one["family"] == "scan"
     for kernel in (*one["kernels"], *two["kernels"]):
-        assert kernel["problem"] == "" and kernel["origin"] == "default"
+        assert kernel["problem"] == "" and kernel["origin"] == (
+            "default" if kernel["config"] else ""
+        )
         assert 0 < kernel["resources"]["registers"] <= 255
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from seqgen.ir.expr import Expr, Number, references
-from seqgen.ir.recurrence import Assignment, Output, State, Tensor
+from seqgen.ir.recurrence import Output, State, Tensor
 from seqgen.passes.adjoint import Adjoint, only
 from seqgen.passes.differentiate import differentiate
 from seqgen.plan.recurrent_forward import (
@@ -28,6 +28,7 @@ from seqgen.plan.recurrent_forward import (
     tensor_parameters,
 )
 from seqgen.plan.recurrent_program import Lines, Program, place
+from seqgen.plan.recurrent_replay import find_replay
 from seqgen.plan.tiling import split_index
 from seqgen.plan.triton_printer import Key, Printer, present
 
@@ -95,7 +96,7 @@ class _Backward:
         values = [a.value for a in (*self.adjoint.forward, *self.adjoint.backward)]
         self.values: list[Expr] = [*values, *self.gradients.values()]
         self.read = {name for value in self.values for name in references(value)}
-        self.restored, self.replay = self._replay()
+        self.restored, self.replay = find_replay(rec, program.live, self.read)
         self.inputs = [t for t in program.inputs if self.keys(t)]
         self.parameters = [t for t in program.parameters if self.keys(t)]
         self.seeded = [o for o in rec.outputs if f"d_{o.name}" in self.read]
@@ -104,24 +105,6 @@ class _Backward:
     def keys(self, tensor: Tensor) -> list[Key]:
         """The leaves of a tensor that have a gradient."""
         return [key for key in self.gradients if key[0] == tensor.value]
-
-    def _replay(self) -> tuple[list[State], list[Assignment]]:
-        """States that must be recomputed in a chunk, and the assignments that do it."""
-        rec = self.program.recurrence
-        finals = dict(rec.final)
-        restored = {s.name for s in rec.states if s.incoming in self.read}
-        while True:
-            needed = {finals[name] for name in restored}
-            kept: list[Assignment] = []
-            for assignment in reversed(self.program.live):
-                if assignment.name in needed:
-                    needed.update(references(assignment.value))
-                    kept.append(assignment)
-            more = {s.name for s in rec.states if s.incoming in needed} - restored
-            if not more:
-                states = [s for s in rec.states if s.name in restored]
-                return states, kept[::-1]
-            restored |= more
 
     # The kernel -----------------------------------------------------------------------------
 

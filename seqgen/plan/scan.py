@@ -78,7 +78,13 @@ def plan_scan(recurrence: Recurrence) -> SchedulePlan | None:
     return replace(
         serial,
         name="scan",
-        helpers=("arithmetic", *(h for h in serial.helpers if h != "arithmetic"), "scan"),
+        helpers=(
+            "arithmetic",
+            *(h for h in serial.helpers if h != "arithmetic"),
+            "segments",
+            "scan",
+            "scan_adjoint",
+        ),
         kernels=(
             *(KernelPart(s.name, SUMMARY, s) for s in summaries),
             *(KernelPart(a.name, ADJOINT, a) for a in adjoints),

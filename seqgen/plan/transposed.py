@@ -91,8 +91,10 @@ def decays_space(gpu: Gpu) -> KernelSpace:
 def output_spaces(gpu: Gpu) -> list[KernelSpace]:
     """The knobs of the kernels of the output."""
     columns, keys = _columns(gpu), Knob("BK", BLOCKS)
-    stages, warps = Knob("num_stages", (2, 3)), Knob("num_warps", (4, 8))
-    config: Config = {"BK": 64, "BV": columns.values[0], "num_stages": 2, "num_warps": 4}
+    stages, warps = Knob("num_stages", (1, 2, 3)), Knob("num_warps", (4, 8))
+    # Nothing is loaded ahead where products are async: see the gradients of the vector schedule.
+    most, ahead = (128, 1) if has_async_products(gpu) else (64, 2)
+    config: Config = {"BK": most, "BV": columns.values[0], "num_stages": ahead, "num_warps": 4}
     return [
         KernelSpace("transposed_output", "fwd", (keys, columns, stages, warps), config),
         strong_space("transposed_output_strong", "fwd", config),

@@ -86,13 +86,16 @@ def vector_spaces(gpu: Gpu) -> list[KernelSpace]:
     walks, stages = Knob("num_stages", (2, 3, 4)), Knob("num_stages", (1, 2, 3))
     registers = Knob("maxnreg", (0, 128, 168) if wide else (0,))
     block = 64 if wide else 32
-    scores: Config = {"KI": block, "maxnreg": 168 if wide else 0, "num_warps": 4}
+    scores: Config = {"KI": block, "maxnreg": 0, "num_warps": 4}
     state: Config = {"BK": 64, "BV": 32, "num_stages": 4, "num_warps": 4}
     states: Config = {"BK": 64, "BV": 64, "num_stages": 3, "num_warps": 4}
     output: Config = {"BK": 64, "BV": 128, "num_warps": 4}
     of_values: Config = {"BK": 128, "BV": 128, "num_stages": 1, "num_warps": 4}
-    gradients: Config = {"KI": block, "BV": 64, "maxnreg": 0, "num_stages": 2, "num_warps": 4}
-    strong: Config = {"KI": block, "BV": 64, "num_stages": 2, "num_warps": 4}
+    # With two stages an H100 loaded values over those that async products still read: repeated
+    # runs differed. A block of all values needs no stages.
+    most, ahead = (128, 1) if wide else (64, 2)
+    gradients: Config = {"KI": block, "BV": most, "maxnreg": 0, "num_stages": ahead, "num_warps": 4}
+    strong: Config = {"KI": block, "BV": 64, "num_stages": ahead, "num_warps": 4}
     return [
         KernelSpace("vector_scores", "fwd", (channels, registers, warps), scores),
         strong_space("vector_scores_strong", "fwd", {"KI": block, "num_warps": 4}),
