@@ -30,8 +30,8 @@ DECAYS = ("transposed_decays", "kernels/transposed_decays.py.jinja")
 READ = ("transposed_output", "kernels/transposed_read.py.jinja")
 OUTPUT = (
     ("transposed_output", "kernels/transposed_output.py.jinja"),
-    ("transposed_output_strong", "kernels/transposed_output_strong.py.jinja"),
     ("transposed_output", "kernels/transposed_output_launch.py.jinja"),
+    ("transposed_output_strong", "kernels/transposed_output_strong.py.jinja"),
 )
 
 

@@ -12,8 +12,11 @@ from seqgen.render.stages import render_parts
 RULE = "# " + "-" * 92
 FIRST = "First stage: what later states take of earlier ones, for all tokens"
 CHUNKWISE = "Chunkwise kernels: matrix products on chunks of tokens"
+SEGMENTS = "Segments of sequences in parallel: what each makes of the states, then their states"
 SERIAL = "Token-serial kernels: token after token, each equation above its lines"
-_CALLS = "Which kernels a call runs, and in which order"
+STAGED = "Both stages: the first, then what takes its results"
+_CALL = r"_\w+_(?:forward|backward|before)"
+"""Names of the functions that run several kernels, or others of these functions."""
 
 
 def banner(title: str) -> str:
@@ -35,18 +38,27 @@ def kernel_pieces(schedule: SchedulePlan) -> Iterator[str]:
         for member in members:
             part = schedule.kernels[member]
             if part.name != before:
-                yield heading(_CALLS if _has_calls(part) else part.name)
+                calls = ", ".join(name for name, _ in _calls(texts[member]))
+                yield heading(f"Order of kernels: {calls}" if _has_calls(part) else part.name)
             yield texts[member]
             before = part.name
 
 
 def _groups(schedule: SchedulePlan) -> dict[str, list[int]]:
     """The titles that there are, with the places of their parts among the schedule's."""
-    groups: dict[str, list[int]] = {FIRST: [], CHUNKWISE: [], SERIAL: []}
+    groups: dict[str, list[int]] = {t: [] for t in (FIRST, CHUNKWISE, SEGMENTS, STAGED, SERIAL)}
     for number, part in enumerate(schedule.kernels):
-        serial = part.name.startswith("recurrent_")
-        groups[FIRST if part.stages else SERIAL if serial else CHUNKWISE].append(number)
+        groups[FIRST if part.stages else _title(part)].append(number)
     return {title: members for title, members in groups.items() if members}
+
+
+def _title(part: KernelPart) -> str:
+    if part.name in ("rest_stage", "stages"):
+        return STAGED
+    begins = {"recurrent_": SERIAL, "scan": SEGMENTS}
+    return next(
+        (title for start, title in begins.items() if part.name.startswith(start)), CHUNKWISE
+    )
 
 
 def _has_calls(part: KernelPart) -> bool:
@@ -59,15 +71,11 @@ def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str
         "SPEC, CONFIGS: what the operator is, and what each kernel runs with",
         "Helpers: of the functions on the host, then of the kernels",
     ]
-    calls = [
-        line
-        for function, launches in _calls(kernel_text)
-        for line in _wrapped(f"{function} runs {', '.join(launches)}", 4)
-    ]
     for title, members in _groups(schedule).items():
-        parts = [schedule.kernels[member] for member in members]
-        kernels = dict.fromkeys(part.name for part in parts if not _has_calls(part))
-        lines += [title, *(calls if title == CHUNKWISE else _wrapped(", ".join(kernels), 4))]
+        text = kernel_text.partition(banner(title))[2].partition(RULE)[0]
+        calls = [f"{function} runs {', '.join(runs)}" for function, runs in _calls(text)]
+        names = ", ".join(dict.fromkeys(schedule.kernels[member].name for member in members))
+        lines += [title, *(line for entry in calls or [names] for line in _wrapped(entry, 4))]
     lines += [
         "Reference: the equations in PyTorch, also in float64",
         "PyTorch operators: opaque to torch.compile, with their own gradients",
@@ -76,13 +84,13 @@ def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str
     return tuple(lines)
 
 
-def _calls(kernel_text: str) -> Iterator[tuple[str, list[str]]]:
-    """The functions that run several kernels, each with the kernels in order of their launches."""
-    for function in re.split(r"^(?=\S)", kernel_text, flags=re.MULTILINE):
-        name = re.match(r"def (_\w+_(?:forward|backward))\(", function)
-        launches = dict.fromkeys(re.findall(r"\blaunch_(\w+)\(", function))
-        if name is not None and launches:
-            yield name[1], list(launches)
+def _calls(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The functions that run kernels or each other, with what they run in the order of the text."""
+    for function in re.split(r"^(?=\S)", text, flags=re.MULTILINE):
+        name = re.match(rf"def ({_CALL})\(", function)
+        runs = re.findall(rf"(?<!def )\b(?:launch_(\w+)|({_CALL}))\(", function)
+        if name is not None and runs:
+            yield name[1], list(dict.fromkeys(kernel or call for kernel, call in runs))
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
