@@ -11,8 +11,8 @@ from seqgen.plan.knobs import KernelSpace
 from seqgen.plan.linear_tiles import unique
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 
-CALLS = "kernels/stage_calls.py.jinja"
-TEMPLATE = "kernels/stages_calls.py.jinja"
+ONE = "kernels/one_stage_calls.py.jinja"
+BOTH = "kernels/both_stages_calls.py.jinja"
 FRONT = "front"
 """Prefix of all names of the first stage."""
 SERIAL = {"recurrent": "token by token", "scan": "token by token in parallel segments"}
@@ -22,8 +22,8 @@ Lines = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class StageCallsPlan:
-    """Everything that kernels/stage_calls.py.jinja places: one stage as two functions."""
+class OneStagePlan:
+    """Everything that kernels/one_stage_calls.py.jinja places: one stage as two functions."""
 
     name: str
     about: str
@@ -38,8 +38,8 @@ class StageCallsPlan:
 
 
 @dataclass(frozen=True)
-class StagesPlan:
-    """Everything that kernels/stages_calls.py.jinja places."""
+class BothStagesPlan:
+    """Everything that kernels/both_stages_calls.py.jinja places."""
 
     arguments: str
     cotangents: str
@@ -80,7 +80,7 @@ def plan_stages(
     return replace(
         rest,
         helpers=tuple(dict.fromkeys((*front.helpers, *rest.helpers))),
-        kernels=(*parts, *rest.kernels, second, KernelPart("stages", TEMPLATE, calls.plan())),
+        kernels=(*parts, *rest.kernels, second, KernelPart("stages", BOTH, calls.plan())),
         forward_call=(f"{calls.results} = _staged_forward({call}, want_final, kept)",),
         backward_call=(f"gradients = _staged_backward({call}, {calls.cotangents}, kept)",),
         spaces=(*map(_renamed, _own(front)), *rest.spaces),
@@ -147,7 +147,7 @@ def _asked(stage: Recurrence, fits: str) -> str:
 
 
 def _functions(name: str, stage: Recurrence, schedule: SchedulePlan, fits: str = "") -> KernelPart:
-    plan = StageCallsPlan(
+    plan = OneStagePlan(
         name=name,
         about=f"{', '.join(_states(stage))} over all tokens.",
         arguments=", ".join(_arguments(stage)),
@@ -158,7 +158,7 @@ def _functions(name: str, stage: Recurrence, schedule: SchedulePlan, fits: str =
         fits=fits,
         asked=_asked(stage, fits),
     )
-    return KernelPart(name, CALLS, plan)
+    return KernelPart(name, ONE, plan)
 
 
 class _Calls:
@@ -172,7 +172,7 @@ class _Calls:
         names = {*_arguments(recurrence), *_results(recurrence), "sizes", "cu_seqlens", "kept"}
         self.taken = names | {t.name for t in stages.crossing} | {"want_final"}
 
-    def plan(self) -> StagesPlan:
+    def plan(self) -> BothStagesPlan:
         """The finished plan."""
         front, rest = self.stages.front, self.stages.rest
         of_front, of_rest = unique("of_front", self.taken), unique("of_rest", self.taken)
@@ -183,7 +183,7 @@ class _Calls:
         late, early = self.gradients(rest, "rest"), self.gradients(front, FRONT)
         seeds = [self.seed(name, late) for name in results]
         of_rest_seeds = [f"d_{name}" for name in _results(rest)]
-        return StagesPlan(
+        return BothStagesPlan(
             arguments=self.arguments,
             cotangents=self.cotangents,
             of_front=of_front,

@@ -6,8 +6,9 @@ Prefixes are put where the text is ready, so that no template and no plan knows 
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from seqgen.plan.schedule import KernelPart
 from seqgen.render.environment import render
@@ -30,7 +31,13 @@ def render_parts(parts: Sequence[KernelPart]) -> list[str]:
 
 
 def _prefixed(texts: Sequence[str], prefix: str) -> list[str]:
+    """``texts``, with the prefix in the names that they define.
+
+    All words are replaced, so an argument or a tensor of the user must not have such a name.
+    """
     names = [n for text in texts for n in re.findall(r"^def (\w+)", text, re.MULTILINE)]
+    bound = {n for text in texts for n in _bound(text)} & set(names)
+    assert not bound, f"{', '.join(sorted(bound))} also name a value in stage '{prefix}'"
     words = re.compile(rf"\b({'|'.join(names)})\b")
 
     def name(match: re.Match[str]) -> str:
@@ -41,3 +48,12 @@ def _prefixed(texts: Sequence[str], prefix: str) -> list[str]:
         return match[0] if match[2] == OPERATOR else f"{match[1]}{prefix}_{match[2]}"
 
     return [re.sub(r'(\b_config\(\s*")(\w+)', config, words.sub(name, text)) for text in texts]
+
+
+def _bound(text: str) -> Iterator[str]:
+    """Names of arguments and variables."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id

@@ -79,3 +79,10 @@ def _a_forward(x):
     assert plain == text
     assert all(word in found for word in expected)
     assert found.count("launch_") == 2 and len(found) >= len(text)
+
+
+def test_a_name_that_is_also_a_value_is_no_function_to_rename(monkeypatch):
+    text = "def chunks(x):\n    pass\n\n\ndef launch_a(x):\n    chunks = x\n"
+    monkeypatch.setattr(stages, "render", lambda template, plan: text)
+    with pytest.raises(AssertionError, match="chunks also name a value in stage 'front'"):
+        render_parts([KernelPart("a", "", None, ("front",))])
