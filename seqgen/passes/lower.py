@@ -1,7 +1,7 @@
 """Spec -> Recurrence: names, order and axes; every mistake is reported where it was made.
 
 After this pass there is one assignment per name, ``prev`` of inputs has become delay states and
-micro-steps are unrolled; nothing later needs the spec.
+micro-steps are unrolled; nothing later needs the spec for the mathematics.
 """
 
 from __future__ import annotations
