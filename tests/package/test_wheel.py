@@ -93,8 +93,7 @@ def test_installed_wheel_builds_an_operator(python: Path, tmp_path: Path) -> Non
     seqgen = (python, "-m", "seqgen")
     assert run(*seqgen, "check", "fading_sum.yaml", folder=tmp_path) == (
         "fading_sum.yaml: correct, family scan\n"
-        "  recurrent: token-serial, state in registers; runs every operator\n"
-        "  The family scan has no faster schedule yet.\n"
+        "  scan: token-serial, in segments of the sequences that run in parallel\n"
     )
     printed = run(*seqgen, "build", "fading_sum.yaml", "--gpu", "h100", folder=tmp_path)
     assert "wrote seqgen_ops/fading_sum.py" in printed

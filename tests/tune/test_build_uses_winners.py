@@ -80,8 +80,8 @@ def test_why_miss_names_what_differs(store):
         f"hgrn {space.kernel}: Miss: the default is used."
         for space in compile_spec(spec, h200).schedule.spaces
     ]
-    tune_hgrn(store, {"B": 2, "T": 256, "D": 64})
-    assert why_miss(spec, h200, "bf16", {"B": 2, "T": 256, "D": 64}, store).count("Hit.") == 3
-    longer = why_miss(spec, h200, "bf16", {"B": 2, "T": 1024, "D": 64}, store)
-    assert longer.count("Uses neighbour.") == 3
-    assert longer.count("problem: length: 8 stored, 10 wanted") == 3
+    tune_hgrn(store, {"B": 2, "T": 64, "D": 64})  # too short for segments
+    assert why_miss(spec, h200, "bf16", {"B": 2, "T": 64, "D": 64}, store).count("Hit.") == 3
+    shorter = why_miss(spec, h200, "bf16", {"B": 2, "T": 16, "D": 64}, store)
+    assert shorter.count("Uses neighbour.") == 3
+    assert shorter.count("problem: length: 6 stored, 4 wanted") == 3
