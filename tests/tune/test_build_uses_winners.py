@@ -30,7 +30,7 @@ class SpecBench(FakeBench):
         self._spaces = spaces
 
     def tasks(self):
-        return {s.kernel: KernelTask("bf16", {"D": 64}, 1, 8, s.default) for s in self._spaces}
+        return {s.kernel: KernelTask("bf16", {"D": 64}, 1, 6, s.default) for s in self._spaces}
 
 
 def tune_hgrn(store, shape):
