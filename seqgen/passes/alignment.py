@@ -86,6 +86,19 @@ class Aligner:
                     "which of them is meant?",
                 )
 
+    def reduced_over(self, source: ast.expr, axis: str, other: str) -> str:
+        """The text of a reduction over ``axis``, over ``other`` instead; "" if it is none."""
+        if not isinstance(source, ast.Call) or not isinstance(source.func, ast.Name):
+            return ""
+        if source.func.id not in ("sum", "amax"):
+            return ""
+        first, *axes = source.args
+        named = [a.id for a in axes if isinstance(a, ast.Name)]
+        if axis not in named:
+            return ""
+        axes_text = ", ".join(other if name == axis else name for name in named)
+        return f"{source.func.id}({self.text(first)}, {axes_text})"
+
     def mismatch(
         self,
         node: ast.expr,
@@ -101,6 +114,12 @@ class Aligner:
                 f"If they are the same numbers, {renamed} makes [{extra}] into [{lacking[0]}]; "
                 "for an outer product use '*'."
             )
+            for source, gone, left in (
+                (narrow[0], lacking[0], extra),
+                (wide[0], extra, lacking[0]),
+            ):
+                if other := self.reduced_over(source, gone, left):
+                    hint = f"Is '{left}' the axis to reduce over? {other} has '{gone}'."
         first, second = (
             (narrow, wide) if narrow[0].col_offset < wide[0].col_offset else (wide, narrow)
         )
