@@ -33,6 +33,7 @@ from seqgen.plan.tiling import elements
 SUMMARY = "kernels/scan_summary.py.jinja"
 ADJOINT = "kernels/recurrent_backward.py.jinja"
 CALLS = "kernels/scan_calls.py.jinja"
+HELPERS = ("segments", "scan", "scan_adjoint")
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,7 @@ def plan_scan(recurrence: Recurrence) -> SchedulePlan | None:
     return replace(
         serial,
         name="scan",
-        helpers=(
-            "arithmetic",
-            *(h for h in serial.helpers if h != "arithmetic"),
-            "segments",
-            "scan",
-            "scan_adjoint",
-        ),
+        helpers=tuple(dict.fromkeys(("arithmetic", *serial.helpers, *HELPERS))),
         kernels=(
             *(KernelPart(s.name, SUMMARY, s) for s in summaries),
             *(KernelPart(a.name, ADJOINT, a) for a in adjoints),
@@ -112,10 +107,10 @@ class _Calls:
         self.summaries, self.adjoints = summaries, adjoints
         self.main = plan_recurrent_backward(program)
         rec = self.recurrence = program.recurrence
-        self.tensors = [t.name for t in rec.argument_order()]
         self.finals = [f"{s.name}_final" for s in rec.states]
         self.outputs = [o.name for o in rec.outputs]
-        given = [*self.tensors, *(f"{s.name}_0" for s in rec.states)]
+        given = [t.name for t in rec.argument_order()]
+        given += [f"{s.name}_0" for s in rec.states]
         self.arguments = ", ".join(given)
         self.results = ", ".join([*self.outputs, *self.finals])
         self.seeds = [f"d_{name}" for name in self.outputs]
