@@ -373,10 +373,9 @@ class Calls:
     def total(self, leaf: Leaf, parts: list[str]) -> str:
         name = leaf.tensor.name
         heads = lead_text(self.roles, leaf.lead)
-        folded = [
-            f"_fold_heads({part}{'' if leaf.timed else '.sum(1, keepdim=True)'}, {name}, {heads})"
-            for part in parts
-        ]
+        if not leaf.timed:
+            parts = [f"_sum_over({part}, 1)[:, None]" for part in parts]
+        folded = [f"_fold_heads({part}, {name}, {heads})" for part in parts]
         text = " + ".join(folded) or f"torch.zeros_like({name})"
         return text if leaf.tensor.required else f"None if {name} is None else {text}"
 

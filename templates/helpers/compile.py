@@ -1,15 +1,39 @@
 """The first call compiles all kernels at once instead of one after another."""
 
 import contextlib
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import torch
 import triton
+from triton.compiler import ASTSource
 
 _COMPILED = set()
 _COMPILING = threading.Lock()
+_FRONT_END = threading.Lock()
+
+
+class _Source(ASTSource):
+    """A kernel that is compiled beside others.
+
+    The first part of a compilation is Python, of which one thread runs at a time: in turns all of
+    them would be late. So one after another; the C compiler meanwhile builds what launches it.
+    """
+
+    def make_ir(self, *args, **kwargs):
+        self.launcher = threading.Thread(target=_build_launcher, args=(self,))
+        self.launcher.start()
+        with _FRONT_END:
+            return super().make_ir(*args, **kwargs)
+
+
+def _build_launcher(source):
+    """Puts the C module that launches a kernel into Triton's cache, where Triton looks for it."""
+    descriptors = [x for x in source.signature.values() if str(x).startswith("tensordesc")]
+    kernel = SimpleNamespace(tensordesc_meta=[{} for _ in descriptors])
+    with contextlib.suppress(Exception):  # the real launcher says why not, and asks for more
+        triton.runtime.driver.active.launcher_cls(source, kernel)
 
 
 def _length(kernel):
@@ -48,8 +72,12 @@ def _compile_ahead(inputs, with_gradients):
     def compile_one(job):
         kernel, args, kwargs = job
         with torch.cuda.device(device), contextlib.suppress(Exception):
+            kernel.device_caches[device.index]  # noqa: B018 (sets what the next line replaces)
+            kernel.ASTSource = _Source
             compiled = type(kernel).run(kernel, *args, **kwargs)
-            compiled.run  # noqa: B018 (builds the launcher too)
+            if hasattr(compiled.src, "launcher"):
+                compiled.src.launcher.join()
+            compiled.run  # noqa: B018 (loads it)
 
     with _COMPILING:
         if key in _COMPILED:
@@ -68,13 +96,6 @@ def _compile_ahead(inputs, with_gradients):
             for kernel in kernels:
                 del kernel.run
         _wait_for_triton()  # noqa: F821
-        # The longest kernel is ready last: it goes first. The first part of each compilation is
-        # Python, of which one thread runs at a time: in turns all of them would be late.
-        jobs.sort(key=lambda job: _length(job[0]), reverse=True)
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(0.2)
-        try:
-            with ThreadPoolExecutor() as pool:
-                pool.map(compile_one, jobs)
-        finally:
-            sys.setswitchinterval(interval)
+        jobs.sort(key=lambda job: _length(job[0]), reverse=True)  # the longest is ready last
+        with ThreadPoolExecutor() as pool:
+            pool.map(compile_one, jobs)

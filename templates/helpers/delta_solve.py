@@ -37,13 +37,13 @@ def unit_inverse(N, i, PRECISION: tl.constexpr):
     j = tl.arange(0, 16)
     x = (j[:, None] ^ j[None, :])[None, :, :]
     Y = tl.where(x == 0, 1.0, 0.0) - tl.where(x == 1, M, 0.0)
-    for level in tl.static_range(1, 4):
+    for level in tl.range(1, 4):
         between = tl.where((x >> level) == 1, M, 0.0)
         Y -= fine_dot(fine_dot(Y, between, PRECISION), Y, PRECISION)
     Y = tl.broadcast_to(tl.expand_dims(Y, 2), [4, 16, 4, 16])
     X = tl.where(blocks, tl.reshape(Y, [64, 64]), 0.0)
     x = i[:, None] ^ i[None, :]
-    for level in tl.static_range(4, 6):
+    for level in tl.range(4, 6):
         between = tl.where((x >> level) == 1, N, 0.0)
         X -= fine_dot(fine_dot(X, between, PRECISION), X, PRECISION)
     return X

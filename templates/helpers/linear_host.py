@@ -113,4 +113,4 @@ def _fold_heads(gradient, tensor, lead):
     if heads == lead:
         return gradient.view(tensor.shape)
     grouped = gradient.view(*before, lead, heads // max(lead, 1), *tail)
-    return grouped.sum(3, dtype=torch.float32).view(tensor.shape)
+    return _sum_over(grouped, 3, dtype=torch.float32).reshape(tensor.shape)  # noqa: F821

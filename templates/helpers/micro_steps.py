@@ -43,7 +43,7 @@ def _at_last_steps(gradient, steps):
 
 def _sum_steps(gradient, steps):
     """[B, T, ...] of [B, T * R, ...]: the sum over each token's micro-steps."""
-    return None if gradient is None else gradient.unflatten(1, (-1, steps)).sum(2)
+    return None if gradient is None else _sum_over(gradient.unflatten(1, (-1, steps)), 2)  # noqa: F821
 
 
 def _split_steps(gradient, steps, place):

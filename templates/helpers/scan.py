@@ -61,7 +61,7 @@ def launch_scan_states(local, decay, state_0, segments, reverse, join, init):
     meet; the state of a sequence without an initial one.
     """
     n_sequences = segments.starts.shape[0] - 1
-    before, entries = torch.empty_like(local), local[0].numel()
+    before, entries = local.new_empty(local.shape), local[0].numel()
     final = local.new_empty((n_sequences, *local.shape[1:]))
     scan_states_kernel[(n_sequences, _cdiv(entries, 128))](  # noqa: F821
         local,

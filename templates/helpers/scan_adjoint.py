@@ -65,7 +65,7 @@ def launch_scan_cotangents(d_local, before, local, decay, d_final, segments, rev
     make of zero, and their decays or None; the cotangents of the final states or None; as above.
     """
     n_sequences = segments.starts.shape[0] - 1
-    d_after, entries = torch.empty_like(local), local[0].numel()
+    d_after, entries = local.new_empty(local.shape), local[0].numel()
     d_state_0 = local.new_empty((n_sequences, *local.shape[1:]))
     scan_cotangents_kernel[(n_sequences, _cdiv(entries, 128))](  # noqa: F821
         d_local,
