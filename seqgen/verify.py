@@ -153,9 +153,12 @@ def _compare(module: ModuleType, dtype: str, case: Case) -> list[Comparison]:
         found, leaves = _run(operator, spec, tensors, states, packing, None)
     serial = ("launch_recurrent_", "launch_scan_")
     chunkwise = not all(name.startswith(serial) for name in launchers)
-    # On the CPU: it takes token after token, in operators too small for a GPU.
-    cpu_packing = None if packing is None else packing.cpu()
-    exact, exact_leaves = _run(reference, spec, arguments, reached, cpu_packing, torch.float64)
+    # It takes token after token: on a GPU only where their states are large.
+    where = device if max((state.numel() for state in states), default=0) > 1 << 14 else "cpu"
+    arguments = {name: value.to(where) for name, value in arguments.items()}
+    given = None if packing is None else packing.to(where)
+    reached = [state.to(where) for state in reached]
+    exact, exact_leaves = _run(reference, spec, arguments, reached, given, torch.float64)
     labels = [*spec["outputs"], *(f"{name} (final)" for name in spec["states"])]
     # Both get the same gradients of results, rounded once, as they get the same inputs.
     scale = LOSS_SCALE.get(dtype, 1.0)

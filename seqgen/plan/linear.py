@@ -131,7 +131,9 @@ def row_spaces(small: Iterable[TilesPlan]) -> list[KernelSpace]:
         role: Literal["fwd", "bwd"] = "fwd" if plan.name == "linear_rows" else "bwd"
         own = Knob("num_warps", (1, 2, 4, 8, 16))
         if plan.head_block == "1":
-            spaces.append(KernelSpace(plan.name, role, (own,), {"num_warps": 8}))
+            tokens = [Knob("BT", (8, 16, 32, 64))] if plan.parted else []
+            default: Config = {"BT": 16, "num_warps": 4} if plan.parted else {"num_warps": 8}
+            spaces.append(KernelSpace(plan.name, role, (*tokens, own), default))
         else:
             heads = Knob("BH", (1, 2, 4, 8, 16, 32))
             spaces.append(KernelSpace(plan.name, role, (heads, own), {"BH": 16, "num_warps": 4}))

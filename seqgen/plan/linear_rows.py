@@ -141,7 +141,9 @@ def _program(roles: Roles, values: list[_Value]) -> tuple[Assignment, ...]:
 def _scope(roles: Roles, values: list[_Value], program: tuple[Assignment, ...]) -> Scope:
     axes = axes_of(roles, [a.value for a in program])
     extra = [r.axis for r in roles.tiles if any(v.kind == r.name for v in values)]
-    return Scope(roles, tuple(a for a in (roles.key, roles.value) if a in {*axes, *extra}))
+    tiles = tuple(a for a in (roles.key, roles.value) if a in {*axes, *extra})
+    # One decay per token and head is summed over the chunk.
+    return Scope(roles, tiles, parted=bool(tiles) and roles.decay is None)
 
 
 def _forward(

@@ -27,10 +27,10 @@ TEMPLATE_NAMES = frozenset(
     """tl triton torch pid chunk head_blocks bos length t0 i valid row h m_h exists in_rows first
     rows o_k o_v m_k m_v r_k r_v T NT PLANE H HP K V PK PV BH BK BV NB EXACT EXACT_K EXACT_V PACKED
     EPILOGUE PRECISION q k v read scores state causal high low result place blocks scale b c_k
-    keep dot cu_seqlens cu_seqlens_ptr starts_ptr owners_ptr chunks sizes config io new programs
-    launch grid B cu_seqlens decay write states i_v n_tokens NK NV HQ HK HV output q_ptr k_ptr v_ptr
-    decay_ptr write_ptr read_ptr states_ptr output_ptr sums sums_ptr erase erase_ptr HG gates
-    gates_ptr halves halves_ptr strong strong_ptr weights_ptr""".split()
+    keep dot cu_seqlens cu_seqlens_ptr starts_ptr owners_ptr chunks sizes config io new programs BT
+    part parts launch grid B cu_seqlens decay write states i_v n_tokens NK NV HQ HK HV output q_ptr
+    k_ptr v_ptr decay_ptr write_ptr read_ptr states_ptr output_ptr sums sums_ptr erase erase_ptr HG
+    gates gates_ptr halves halves_ptr strong strong_ptr weights_ptr""".split()
 )
 CONSTANTS = {
     "H": "H",
@@ -64,6 +64,9 @@ class TilesPlan:
     size_names: str
     sizes: str
     head_block: str
+    parted: bool
+    tokens: str
+    programs: str
     allocate: Lines
     launch: Lines
     values: Lines
@@ -78,17 +81,19 @@ class Scope:
         roles: the operator.
         axes: axes besides heads that tiles have: the key axis, the value axis, or both.
         fused: inside the output kernel: one head, columns ``r_v``.
+        parted: a program takes BT of a chunk's 64 tokens: nothing is summed over the chunk.
     """
 
     roles: Roles
     axes: tuple[str, ...]
     fused: bool = False
+    parted: bool = False
     tiling: Tiling = field(init=False)
     names: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         roles = self.roles
-        token = Dim("T", "T", "64", "i", "valid", "False")
+        token = Dim("T", "T", self.tokens, "i", "valid", "False")
         head = Dim(roles.head, "H", "BH", "h", "m_h", "False")
         dims, scalars = [token, head], [Dim(roles.parent, "HP", index=self.parent_index)]
         if self.fused:
@@ -112,6 +117,16 @@ class Scope:
             self.names[value] = unique(f"{value}_", taken | values)
 
     @property
+    def tokens(self) -> str:
+        """How many a program takes."""
+        return "BT" if self.parted else "64"
+
+    @property
+    def programs(self) -> str:
+        """How many a block of heads has, in a launcher."""
+        return "parts" if self.parted else "chunks.count"
+
+    @property
     def parent_index(self) -> str:
         return "(h // (H // HP))"
 
@@ -132,16 +147,13 @@ class Scope:
         return self.tiling.tile(("T", *leaf.axes) if leaf.timed else leaf.axes)
 
     def place(self, dims: tuple[str, ...], axes: tuple[str, ...], lead: str, first: str) -> str:
-        """Offsets in ``[first, lead heads, axes]``; ``first`` indexes tokens, chunks or nothing."""
+        """Offsets in ``[first, lead heads, axes]``; ``first`` indexes tokens, parts or nothing."""
         roles, tiling = self.roles, self.tiling
         tail = [axis for axis in axes if axis != roles.head]
         inner = "".join(f" * {tiling.any(axis).size}" for axis in tail)
         terms = []
         if first:
-            index = (
-                tiling.spread(first, ("T",), dims) if "T" in dims and first != "chunk" else first
-            )
-            index = f"{index}.to(tl.int64)" if first == "chunk" else index
+            index = tiling.spread(first, ("T",), dims) if "T" in dims else f"{first}.to(tl.int64)"
             terms.append(f"{index} * ({lead}{inner})")
         head = tiling.dim(roles.head)
         if lead == "1" and roles.head in dims:
@@ -321,7 +333,7 @@ class TilesBuilder:
         return Tile(name, dims, dict.fromkeys(dims, 0.0))
 
     def gradient(self, printer: Printer, leaf: Leaf, value: Expr, name: str) -> None:
-        """Stores the gradient of a tensor, one part per head (and per chunk if it has no time)."""
+        """Stores the gradient of a tensor, one part per head (and program if it has no time)."""
         scope, head = self.scope, self.scope.roles.head
         axes = tuple(axis for axis in leaf.axes if axis != head)
         dims = scope.tiling.tile(("T", head, *axes))
@@ -337,8 +349,9 @@ class TilesBuilder:
             shape, zero = f'(sizes["B"], sizes["T"], H{tail})', True
             comment, kept, first = f"[B, T, H{tail}]", dims, "row"
         else:
-            shape, zero = f"(1, chunks.count, H{tail})", False
-            comment, kept, first = f"[chunks, H{tail}]", dims[1:], "chunk"
+            first, parts = ("part", "parts") if scope.parted else ("chunk", "chunks")
+            shape, zero = f"(1, {scope.programs}, H{tail})", False
+            comment, kept = f"[{parts}, H{tail}]", dims[1:]
             exists = scope.tiling.spread("valid", ("T",), dims)
             text = f"tl.sum(tl.where({exists}, {text}, 0.0), axis=0)"
         self.result(name, comment, shape, dtype, zero)
@@ -373,6 +386,9 @@ class TilesBuilder:
             size_names=names,
             sizes=sizes,
             head_block="1" if scope.axes else 'min(config["BH"], _power_of_2(H))',
+            parted=scope.parted,
+            tokens=scope.tokens,
+            programs=scope.programs,
             allocate=tuple(self.allocate),
             launch=tuple(self.launch),
             values=tuple(f"{name}={texts[name]}," for name in constants),

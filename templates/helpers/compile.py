@@ -72,7 +72,7 @@ def _compile_ahead(inputs, with_gradients):
     def compile_one(job):
         kernel, args, kwargs = job
         with torch.cuda.device(device), contextlib.suppress(Exception):
-            kernel.device_caches[device.index]  # noqa: B018 (sets what the next line replaces)
+            kernel.device_caches[device.index]  # sets what the next line replaces
             kernel.ASTSource = _Source
             compiled = type(kernel).run(kernel, *args, **kwargs)
             if hasattr(compiled.src, "launcher"):

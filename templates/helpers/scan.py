@@ -1,6 +1,5 @@
 """States from segment to segment."""
 
-import torch
 import triton
 import triton.language as tl
 
