@@ -11,7 +11,7 @@ from triton.compiler import ASTSource
 
 _COMPILED = set()
 _COMPILING = threading.Lock()
-_FRONT_END = threading.Lock()
+_JOB = threading.local()  # of the thread: ``parsed``, an event
 
 
 class _Source(ASTSource):
@@ -24,8 +24,10 @@ class _Source(ASTSource):
     def make_ir(self, *args, **kwargs):
         self.launcher = threading.Thread(target=_build_launcher, args=(self,))
         self.launcher.start()
-        with _FRONT_END:
+        try:
             return super().make_ir(*args, **kwargs)
+        finally:
+            _JOB.parsed.set()
 
 
 def _build_launcher(source):
@@ -69,15 +71,15 @@ def _compile_ahead(inputs, with_gradients):
 
         kernel.run = run
 
-    def compile_one(job):
+    def compile_one(job, parsed):
         kernel, args, kwargs = job
+        _JOB.parsed = parsed
         with torch.cuda.device(device), contextlib.suppress(Exception):
-            kernel.device_caches[device.index]  # sets what the next line replaces
-            kernel.ASTSource = _Source
             compiled = type(kernel).run(kernel, *args, **kwargs)
             if hasattr(compiled.src, "launcher"):
                 compiled.src.launcher.join()
             compiled.run  # noqa: B018 (loads it)
+        parsed.set()
 
     with _COMPILING:
         if key in _COMPILED:
@@ -98,4 +100,11 @@ def _compile_ahead(inputs, with_gradients):
         _wait_for_triton()  # noqa: F821
         jobs.sort(key=lambda job: _length(job[0]), reverse=True)  # the longest is ready last
         with ThreadPoolExecutor() as pool:
-            pool.map(compile_one, jobs)
+            for job in jobs:
+                kernel, parsed = job[0], threading.Event()
+                kernel.device_caches[device.index]  # sets what the next line replaces
+                kernel.ASTSource = _Source
+                pool.submit(compile_one, job, parsed)
+                parsed.wait()
+        for kernel, *_ in jobs:
+            kernel.ASTSource = ASTSource
