@@ -74,7 +74,7 @@ def _compile_ahead(inputs, with_gradients):
     def compile_one(job, parsed):
         kernel, args, kwargs = job
         _JOB.parsed = parsed
-        with torch.cuda.device(device), contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), torch.cuda.device(device):
             compiled = type(kernel).run(kernel, *args, **kwargs)
             if hasattr(compiled.src, "launcher"):
                 compiled.src.launcher.join()

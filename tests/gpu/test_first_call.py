@@ -1,0 +1,135 @@
+"""The first call compiles all kernels of an operator: here for a GPU that is not there."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+triton = pytest.importorskip("triton")
+torch = pytest.importorskip("torch")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from seqgen.build import compile_spec, read_spec  # noqa: E402
+from seqgen.gpu.table import find_gpu  # noqa: E402
+from seqgen.runtime.loader import import_file  # noqa: E402
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class OnGpu(torch.Tensor):
+    """A tensor without memory that says that it is on a GPU; what is made of it does not."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @property
+    def device(self):
+        return torch.device("cuda", 0)
+
+
+class Launcher:
+    """Triton's launcher of a kernel; notes what it was made for."""
+
+    made: ClassVar[list[tuple[str, bool]]] = []
+
+    def __init__(self, source, kernel):
+        Launcher.made.append((source.name, hasattr(kernel, "shared")))
+
+
+class Driver:
+    """Compiles for an H100, has nothing to run on."""
+
+    launcher_cls = Launcher
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@pytest.fixture
+def simple_gla(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(Launcher, "made", [])
+    compiled = compile_spec(read_spec(EXAMPLES / "simple_gla.yaml"), find_gpu("h100"))
+    file = tmp_path / "simple_gla.py"
+    file.write_text(compiled.module.source)
+    return import_file(file)
+
+
+def inputs():
+    def tensor(*shape, dtype=torch.bfloat16):
+        return torch.empty(2, 128, 4, *shape, dtype=dtype, device="meta").as_subclass(OnGpu)
+
+    q, k, v = (tensor(64) for _ in range(3))
+    return q, k, v, tensor(dtype=torch.float32), None, None, False
+
+
+def test_compiles_each_kernel_and_its_launcher_once(simple_gla, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        triton.knobs.compilation, "listener", lambda *, src, **_: compiled.append(src.name)
+    )
+    simple_gla._compile_ahead(inputs(), True)
+    simple_gla._compile_ahead(inputs(), True)
+    expected = {"linear_state", "linear_output", "linear_states", "linear_backward"}
+    expected |= {"linear_rows", "linear_rows_backward"}
+    # Rows are asked for by forward and by backward.
+    assert sorted(set(compiled)) == sorted(f"{name}_kernel" for name in expected)
+    early = [name for name, real in Launcher.made if not real]
+    assert sorted(early) == sorted(compiled)
+    assert simple_gla.linear_state_kernel.ASTSource is ASTSource
+
+
+def test_a_kernel_that_does_not_compile_is_left_to_its_launch(simple_gla, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ASTSource, "make_ir", fails)
+    simple_gla._compile_ahead(inputs(), True)
+    assert simple_gla.linear_state_kernel.ASTSource is ASTSource
+
+
+LOOK_AHEAD = """
+import sys
+from pathlib import Path
+
+from seqgen.build import compile_spec, read_spec
+from seqgen.gpu.launches import capture_launches
+from seqgen.gpu.table import find_gpu
+from seqgen.resource_report import run_on_meta
+from seqgen.runtime.loader import import_file
+
+spec, file = sys.argv[1:]
+compiled = compile_spec(read_spec(Path(spec)), find_gpu("h100"))
+Path(file).write_text(compiled.module.source)
+module = import_file(Path(file))
+before = set(sys.modules)
+launches = capture_launches(lambda: run_on_meta(module, compiled.recurrence, "bf16"))
+print(len(launches), [name for name in set(sys.modules) - before if name.startswith("sympy")])
+"""
+
+
+@pytest.mark.parametrize("name", ["gla", "kda", "delta_rule", "gated_delta_rule", "rwkv7"])
+def test_looking_ahead_imports_nothing_slow(tmp_path, name):
+    """For the shape of most results without memory PyTorch imports sympy: half a second."""
+    arguments = [str(EXAMPLES / f"{name}.yaml"), str(tmp_path / f"{name}.py")]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK_AHEAD, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, imported = done.stdout.split(maxsplit=1)
+    assert int(count) > 5
+    assert imported.strip() == "[]"
