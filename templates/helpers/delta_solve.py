@@ -43,7 +43,7 @@ def unit_inverse(N, i, PRECISION: tl.constexpr):
     Y = tl.broadcast_to(tl.expand_dims(Y, 2), [4, 16, 4, 16])
     X = tl.where(blocks, tl.reshape(Y, [64, 64]), 0.0)
     x = i[:, None] ^ i[None, :]
-    for level in tl.range(4, 6):
+    for level in tl.static_range(4, 6):
         between = tl.where((x >> level) == 1, N, 0.0)
         X -= fine_dot(fine_dot(X, between, PRECISION), X, PRECISION)
     return X
