@@ -95,8 +95,7 @@ def vector_spaces(gpu: Gpu) -> list[KernelSpace]:
     # runs differed. A block of all values needs no stages.
     most, ahead = (128, 1) if wide else (64, 2)
     gradients: Config = {"KI": block, "BV": most, "maxnreg": 0, "num_stages": ahead, "num_warps": 4}
-    # Of 32 channels: half the time to compile, and an H100 took 11 % less for it.
-    strong: Config = {"KI": 32, "BV": 64, "num_stages": 2, "num_warps": 4}
+    strong: Config = {"KI": block, "BV": 64, "num_stages": ahead, "num_warps": 4}
     return [
         KernelSpace("vector_scores", "fwd", (channels, registers, warps), scores),
         strong_space("vector_scores_strong", "fwd", {"KI": block, "num_warps": 4}),

@@ -109,8 +109,7 @@ def vector_delta_spaces(gpu: Gpu, own: bool) -> list[KernelSpace]:
     of_values: Config = {"BK": 64, "BV": 128, "num_stages": 1, "num_warps": 4}
     three = 0 if block == 64 else limit
     gradients: Config = {"KI": block, "BV": 64, "maxnreg": three, "num_stages": 2, "num_warps": 4}
-    # Keys of their own to erase keep more tiles: 16 channels spill least, take half the time of 64.
-    strong: Config = {"KI": 16 if own else 32, "BV": 64, "num_stages": 2, "num_warps": 4}
+    strong: Config = {"KI": block, "BV": 64, "num_stages": 2, "num_warps": 4}
     return [
         KernelSpace(
             "vector_delta_scores", "fwd", (Knob("KI", (32, 64)), registers, stages, warps), scores

@@ -11,7 +11,15 @@ from triton.compiler import ASTSource
 
 _COMPILED = set()
 _COMPILING = threading.Lock()
-_JOB = threading.local()  # of the thread: ``parsed``, an event
+
+
+class _Job(threading.local):
+    """What a thread compiles: ``parsed`` once its part in Python is over."""
+
+    parsed = threading.Event()  # nobody waits for a thread that launches meanwhile
+
+
+_JOB = _Job()
 
 
 class _Source(ASTSource):

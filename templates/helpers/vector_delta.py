@@ -126,10 +126,9 @@ def _walk_blocks(config, K, V, dtype, shared, wide):
 def _whole_blocks(config, K, V, dtype):
     """``config`` with blocks of 64 channels, but where all blocks are whole and values many.
 
-    On Hopper ptxas 12.8 gives products of 32 channels, not those of 16, wrong addresses where K is
-    at most 64, V is at most 64, or sizes are odd.
+    On Hopper ptxas 12.8 gives products of 32 channels wrong addresses where K is at most 64, V is
+    at most 64, or sizes are odd.
     """
-    whole = K % 64 == V % 64 == 0 and min(K, V) > 64
-    if dtype == torch.float32 or whole or config["KI"] == 16:
+    if dtype == torch.float32 or (K % 64 == V % 64 == 0 and min(K, V) > 64):
         return config
     return {**config, "KI": 64, "maxnreg": 0}

@@ -93,6 +93,16 @@ def test_compiles_each_kernel_and_its_launcher_once(simple_gla, monkeypatch):
     assert simple_gla.linear_state_kernel.ASTSource is ASTSource
 
 
+def test_a_launch_of_another_thread_meanwhile_compiles_too(simple_gla):
+    simple_gla._JOB.parsed.clear()
+    kernel = simple_gla.linear_slots_kernel
+    kernel.device_caches[0]
+    kernel.ASTSource = simple_gla._Source
+    counts = [torch.empty(4, dtype=torch.int32, device="meta") for _ in range(3)]
+    compiled = kernel.run(*counts, 300, 3, 8, BLOCK=64, grid=(1,), warmup=True)
+    assert "ptx" in compiled.asm
+
+
 def test_a_kernel_that_does_not_compile_is_left_to_its_launch(simple_gla, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("no")
