@@ -13,7 +13,8 @@ from seqgen.passes.lower import lower
 from seqgen.passes.structure import analyse
 from seqgen.plan.choose import choose_schedule
 from seqgen.spec.loader import parse_spec
-from tests.interpreted.operators import check_chunkwise, example
+from tests.interpreted.operators import check_chunkwise, compare, example, load
+from tests.reference.samples import draw
 
 SMALL = {"K": 16, "V": 16}
 ONE_HEAD = {"H": 1, "HV": 1, **SMALL}
@@ -236,3 +237,16 @@ def test_growth_beyond_what_an_operand_may_have(tmp_path):
     schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
     assert "fp16, for gates may be above 0" in schedule.fallback
     assert "q.dtype != torch.float16 and _vector_delta_fits" in str(schedule.forward_call)
+
+
+def test_sums_have_the_parts_of_the_kernel_that_made_them(tmp_path):
+    """Where decays are strong one kernel fills in what the other left out, block by block."""
+    op = spec(KDA)
+    schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
+    module = load(op, schedule, tmp_path, {})
+    (entry,) = module.CONFIGS["vector_delta_gradients"]
+    assert entry["config"]["KI"] == 32
+    entry["config"]["KI"] = 64
+    tensors = draw(op, 1, 20, sizes={"H": 1, "K": 128, "V": 128})
+    tensors["g"] = tensors["g"] * 8
+    compare(module, op, tensors, {}, limit=0.005, dtype=torch.float16)
