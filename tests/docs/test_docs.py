@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,16 @@ def test_kernel_in_the_readme_is_the_generated_one() -> None:
     source = compile_spec(spec, find_gpu("h100")).module.source
     kernel = next(text for _, _, text in blocks(ROOT / "README.md", "python") if "tl." in text)
     assert textwrap.indent(kernel, " " * 8) in source
+
+
+def test_call_in_the_readme_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEQGEN_CACHE", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    call = next(t for _, _, t in blocks(ROOT / "README.md", "python") if "seqgen.load(" in t)
+    names: dict[str, Any] = {}
+    exec(call, names)
+    assert names["o"].shape == (1, 100, 4, 128)
+    assert names["q"].grad.abs().sum() > 0
 
 
 def test_spec_in_the_readme_is_the_example() -> None:
