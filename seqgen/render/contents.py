@@ -68,6 +68,7 @@ def _has_calls(part: KernelPart) -> bool:
 def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str, ...]:
     """Lines for the docstring of the module: its parts in their order."""
     lines = [
+        "Preparation: what Triton does first, while PyTorch is being imported",
         "SPEC, CONFIGS: what the operator is, and what each kernel runs with",
         "Helpers: of the functions on the host, then of the kernels",
     ]
