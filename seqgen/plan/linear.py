@@ -86,7 +86,7 @@ def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         notes = ("Tensors in float16 or bfloat16 are converted to float32 first.",)
     return SchedulePlan(
         name="linear",
-        helpers=(*HELPERS, "widen") if widened else HELPERS,
+        helpers=(*HELPERS, "normaliser") if widened else HELPERS,
         kernels=tuple(parts),
         notes=notes if widened else (),
         fits="_linear_fits(sizes)",

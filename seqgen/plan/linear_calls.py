@@ -208,10 +208,13 @@ class Calls:
         d_states, d_read = self.local("d_norm_states"), self.local("d_norm_read")
         d_query, d_key = self.local("d_query"), self.local("d_key")
         n_query, n_key = self.local("norm_d_query"), self.local("norm_d_key")
-        sums, n_sums = self.local("sums"), self.local("norm_sums")
+        sums = self.local("sums")
         final = f"d_{state.name}_final"
         end = self.local(f"end_{read.tensor.name}")
         given = f"{query}, {key}, {ones}, {d_read}, {self.factors}"
+        groups = sum(x is not None for x in (self.roles.write, self.roles.read))
+        planes = f"2, {3 + groups}" if self.rows.decay_gradient else f"0, {groups}"
+        n_sums = "_" if planes == "0, 0" else self.local("norm_sums")
         return [
             f"if {final} is not None:",
             f"    {final} = {final}.contiguous()",
@@ -224,7 +227,7 @@ class Calls:
             ")",
             f"{d_query} = {d_query} + {n_query}",
             f"{d_key} = {d_key} + {n_key}",
-            f"{sums} = {sums} + {n_sums}",
+            *[f"{sums} = _add_row_sums({sums}, {n_sums}, {planes})"] * (n_sums != "_"),
         ]
 
     def forward(self) -> list[str]:

@@ -195,6 +195,12 @@ def test_a_normaliser_that_fades(borders, tmp_path):
     check(op, tmp_path, 90, 1, borders, tensors=positive(90, SIZES))
 
 
+def test_a_normaliser_beside_several_blocks_of_values(tmp_path):
+    """The sums of its rows come in fewer parts."""
+    op, sizes = lower(parse_spec(FADING, "fading.yaml")), {**SIZES, "V": 80}
+    check(op, tmp_path, 90, 1, tensors=positive(90, sizes), sizes=sizes)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_normaliser_computes_in_float32(dtype, tmp_path):
     op, tensors = example("linear_attention_normalised"), positive(90, SIZES)
