@@ -1,4 +1,9 @@
-"""The first call compiles all kernels at once instead of one after another."""
+"""The first call compiles all kernels at once instead of one after another.
+
+``_compile_ahead`` runs the launchers on tensors without memory, notes what they would launch,
+and compiles that in threads, the longest kernel first, so that the launches after it find all
+kernels ready. A thread starts when the one before has left Python (``_Source``).
+"""
 
 import contextlib
 import threading
@@ -56,15 +61,23 @@ def _length(kernel):
     return sum(len(function.src) for function in reached)
 
 
-def _compile_ahead(inputs, with_gradients):
-    """Compiles, in threads, what the operator's first call is about to launch for ``inputs``.
+def _kind(inputs):
+    """What of ``inputs`` decides which kernels are launched: a length counts by its magnitude."""
+    shaped = ((x.dtype, x.shape[2:]) if torch.is_tensor(x) else x for x in inputs)
+    return inputs[0].device, inputs[0].shape[1].bit_length(), *shaped
 
-    The launchers run on tensors without memory; a launch of such tensors becomes a job. What
-    fails here is left to the real launch to report.
+
+def _compile_ahead(inputs, with_gradients):
+    """Compiles, in threads, what a call of a new kind is about to launch for ``inputs``.
+
+    A launch of tensors without memory becomes a job. What fails here is left to the real launch
+    to report.
     """
     device = inputs[0].device
-    key = (device, inputs[0].dtype, with_gradients)
-    if key in _COMPILED or device.type != "cuda":
+    if device.type != "cuda":
+        return
+    key = (with_gradients, *_kind(inputs))
+    if key in _COMPILED:
         return
     given = [torch.empty_like(x, device="meta") if torch.is_tensor(x) else x for x in inputs]
     kernels = [value for value in globals().values() if isinstance(value, triton.JITFunction)]
@@ -89,7 +102,7 @@ def _compile_ahead(inputs, with_gradients):
             compiled.run  # noqa: B018 (loads it)
         parsed.set()
 
-    with _COMPILING:
+    with _COMPILING, torch.cuda.device(device):
         if key in _COMPILED:
             return
         _COMPILED.add(key)
@@ -102,17 +115,21 @@ def _compile_ahead(inputs, with_gradients):
                 finals = len(SPEC["states"])  # noqa: F821
                 cotangents = *results[:-finals], *(None,) * finals
                 _run_backward(*given[:-1], *cotangents, kept)  # noqa: F821
+        except Exception:
+            return
         finally:
             for kernel in kernels:
                 del kernel.run
         _wait_for_triton()  # noqa: F821
         jobs.sort(key=lambda job: _length(job[0]), reverse=True)  # the longest is ready last
-        with ThreadPoolExecutor() as pool:
-            for job in jobs:
-                kernel, parsed = job[0], threading.Event()
-                kernel.device_caches[device.index]  # sets what the next line replaces
-                kernel.ASTSource = _Source
-                pool.submit(compile_one, job, parsed)
-                parsed.wait()
-        for kernel, *_ in jobs:
-            kernel.ASTSource = ASTSource
+        try:
+            with ThreadPoolExecutor() as pool:
+                for job in jobs:
+                    kernel, parsed = job[0], threading.Event()
+                    kernel.device_caches[device.index]  # sets what the next line replaces
+                    kernel.ASTSource = _Source
+                    pool.submit(compile_one, job, parsed)
+                    parsed.wait()
+        finally:
+            for kernel, *_ in jobs:
+                kernel.ASTSource = ASTSource
