@@ -35,6 +35,10 @@ SECONDS_PER_CONFIG = 0.02
 SECONDS_PER_CONTENDER = 3.0
 SECONDS_PER_PROCESS = 10.0
 SECONDS_PER_COLD_START = 15.0
+# Measured with FLA 0.6, whose forward and backward hold up to 30 tensors of the size of the keys in
+# bf16; PyTorch's allocator and what is compiled take the rest.
+BYTES_PER_CHANNEL = 80
+BYTES_OF_CONTEXT = 1 << 30
 
 
 @dataclass
@@ -169,6 +173,18 @@ def compile_jobs(
     return sorted(jobs, key=lambda job: -job["configs"])
 
 
+def at_a_time(shapes: Sequence[Shape], cores: int, memory: int) -> int:
+    """How many compiling processes a GPU has room for: they make the calls, at full size.
+
+    Args:
+        shapes: what is raced.
+        cores: at most one process on each.
+        memory: of the GPU, in bytes.
+    """
+    largest = max(shape.B * shape.T * shape.H * shape.D for shape in shapes)
+    return max(1, min(cores, memory // (BYTES_OF_CONTEXT + BYTES_PER_CHANNEL * largest)))
+
+
 def estimate(parsed: argparse.Namespace, cores: int) -> dict[str, float]:
     """Seconds that the phases will take, roughly, from the times per unit above."""
     chosen = [OPERATORS[name] for name in parsed.op]
@@ -252,6 +268,7 @@ def about_this_machine() -> dict[str, Any]:
     meta: dict[str, Any] = {
         "seqgen": seqgen.__version__,
         "gpu": torch.cuda.get_device_name(0),
+        "memory": torch.cuda.get_device_properties(0).total_memory,
         "cores": processes.cores(),
         "python": platform.python_version(),
     }
@@ -270,7 +287,8 @@ def measure(parsed: argparse.Namespace, run: Run, folder: Path) -> None:
     cores = processes.cores()
     jobs = compile_jobs(parsed, files, cores)
     enough = run.meta["started"] + 0.6 * parsed.budget
-    processes.run_side_by_side(jobs, folder, cores, enough, run.receive)
+    most = at_a_time(parsed.shapes, cores, run.meta["memory"])
+    processes.run_side_by_side(jobs, folder, most, enough, run.receive)
     for number, name in enumerate(parsed.op):
         job = {
             "kind": "race",

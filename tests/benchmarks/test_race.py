@@ -285,3 +285,11 @@ def test_spare_cores_share_the_compilation():
 
 def test_budget_is_read_with_its_unit():
     assert [peers.minutes(text) for text in ("90", "90s", "8m")] == [90, 90, 480]
+
+
+def test_as_many_processes_compile_as_the_gpu_has_room_for():
+    first, largest = Shape.parse("2x16384x16x128"), Shape.parse("8x2048x32x256")
+    assert peers.at_a_time([Shape.parse("8x1024x8x64")], 16, 80 << 30) == 16
+    assert peers.at_a_time([first], 16, 80 << 30) == 13
+    assert peers.at_a_time([first, largest], 16, 80 << 30) == 7
+    assert peers.at_a_time([largest], 16, 8 << 30) == 1
