@@ -65,23 +65,29 @@ def simple_gla(tmp_path, monkeypatch):
     monkeypatch.setattr(Launcher, "made", [])
     compiled = compile_spec(read_spec(EXAMPLES / "simple_gla.yaml"), find_gpu("h100"))
     file = tmp_path / "simple_gla.py"
-    file.write_text(compiled.module.source)
+    # A file with the same text would be the same module, which has compiled in another test.
+    file.write_text(f"{compiled.module.source}# {tmp_path}\n")
     return import_file(file)
 
 
-def inputs():
+def inputs(T=128, keys=64):
     def tensor(*shape, dtype=torch.bfloat16):
-        return torch.empty(2, 128, 4, *shape, dtype=dtype, device="meta").as_subclass(OnGpu)
+        return torch.empty(2, T, 4, *shape, dtype=dtype, device="meta").as_subclass(OnGpu)
 
-    q, k, v = (tensor(64) for _ in range(3))
-    return q, k, v, tensor(dtype=torch.float32), None, None, False
+    return tensor(64), tensor(keys), tensor(64), tensor(dtype=torch.float32), None, None, False
 
 
-def test_compiles_each_kernel_and_its_launcher_once(simple_gla, monkeypatch):
-    compiled = []
+@pytest.fixture
+def compiled(monkeypatch):
+    """Names of the kernels that are compiled."""
+    names = []
     monkeypatch.setattr(
-        triton.knobs.compilation, "listener", lambda *, src, **_: compiled.append(src.name)
+        triton.knobs.compilation, "listener", lambda *, src, **_: names.append(src.name)
     )
+    return names
+
+
+def test_compiles_each_kernel_and_its_launcher_once(simple_gla, compiled):
     simple_gla._compile_ahead(inputs(), True)
     simple_gla._compile_ahead(inputs(), True)
     expected = {"linear_state", "linear_output", "linear_states", "linear_backward"}
@@ -91,6 +97,17 @@ def test_compiles_each_kernel_and_its_launcher_once(simple_gla, monkeypatch):
     early = [name for name, real in Launcher.made if not real]
     assert sorted(early) == sorted(compiled)
     assert simple_gla.linear_state_kernel.ASTSource is ASTSource
+
+
+@pytest.mark.parametrize("first", [inputs(T=4), inputs(keys=32)], ids=["short", "wrong"])
+def test_another_kind_of_call_before_changes_nothing(simple_gla, compiled, first):
+    simple_gla._compile_ahead(first, False)
+    assert not any(name.startswith("linear_output") for name in compiled)
+    simple_gla._compile_ahead(inputs(), False)
+    assert "linear_output_kernel" in compiled
+    count = len(compiled)
+    simple_gla._compile_ahead(inputs(T=144), False)  # the same kernels
+    assert len(compiled) == count
 
 
 def test_a_launch_of_another_thread_meanwhile_compiles_too(simple_gla):
