@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "interpreted"
 
 def run(name):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / name)]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=FOLDER.parents[1], env=environment, capture_output=True, text=True
     )
