@@ -33,7 +33,9 @@ ONE_SIDED = ("vector_output", "vector_values")
 READ = ("transposed_output", "kernels/key_value_read.py.jinja")
 
 
-def plan_key_value(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_key_value(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -43,7 +45,7 @@ def plan_key_value(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sc
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     query, key, value, *gates = roles.tiles
     read = replace(roles, tiles=(_decayed(query), key, value, *gates))
     plan = plan_transposed_kernels(read, rows, epilogue, None, value, gates[1])

@@ -35,7 +35,9 @@ OUTPUT = (
 )
 
 
-def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_transposed(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -45,7 +47,7 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     _, key, value, gate = roles.tiles
     exchanged = transposed(roles, (value, key, gate))
     plan = plan_transposed_kernels(roles, rows, epilogue, operand(key), value, gate)

@@ -31,7 +31,7 @@ ADDED = "[B, T, H, K], what is added with a token's key"
 
 def plan_transposed_delta(
     recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | str:
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -41,7 +41,7 @@ def plan_transposed_delta(
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     (component,) = structure.components
     _, put, _, gate, *_ = roles.tiles
     exchanged = transposed(roles, roles.tiles[1:])

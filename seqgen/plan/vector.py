@@ -42,7 +42,9 @@ LARGE = (
 HELPERS = ("keep", "linear", "linear_host", "vector", "vector_middle", "vector_walk")
 
 
-def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_vector(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -52,7 +54,7 @@ def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     plan = plan_vector_kernels(roles, rows, epilogue)
     calls = VectorCalls(roles, rows, epilogue, plan.signed)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]

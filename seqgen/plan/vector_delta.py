@@ -53,7 +53,9 @@ HELPERS = (
 )
 
 
-def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_vector_delta(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -63,7 +65,7 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     (component,) = structure.components
     plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner != "D", gpu)
     calls = VectorDeltaCalls(roles, rows, epilogue, plan)
