@@ -16,6 +16,7 @@ from seqgen.ir.expr import Number, Ref, mul, substitute
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.simplify import simplify
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.key_value_calls import KeyValueCalls
 from seqgen.plan.linear import TILES, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -70,6 +71,7 @@ def plan_key_value(
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(decays_space(gpu), *output_spaces(gpu), *spaces, *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

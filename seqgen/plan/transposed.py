@@ -12,6 +12,7 @@ from dataclasses import replace
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -70,6 +71,7 @@ def plan_transposed(
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(*_spaces(gpu), *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -86,6 +87,7 @@ def plan_vector_delta(
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(*vector_delta_spaces(gpu, plan.own), *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

@@ -186,7 +186,7 @@ def test_reasons(name, state, family, reason):
     ],
 )
 def test_nonlinear_outputs_of_linear_reads(output, shown, family):
-    structure = analyse(from_text(qkv("op", "S = S + k*v", output=output)))
+    structure = analyse(from_text(qkv("op", "S = S + k*v", output={"o": output})))
     assert (structure.family, show(structure.outputs[0].value)) == (family, shown)
 
 

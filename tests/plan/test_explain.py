@@ -118,6 +118,28 @@ def test_why_it_is_no_faster(name, sentence):
     assert sentence in " ".join(explain(parse_spec(SPECS[name], name), H200).split())
 
 
+@pytest.mark.parametrize(
+    ("update", "gate", "shown"),
+    [
+        ("S = exp(g)*S + k*v", "[H, K]", "g"),
+        ("S = exp(g)*S + k*v", "{axes: [H, K], range: [-.inf, 0.5]}", "g"),
+        ("S = exp(g)*S + k*v", "{axes: [H, K], range: [-.inf, 0]}", ""),
+        ("S = exp(logsigmoid(g))*S + k*v", "[H, K]", ""),
+        ("S = exp(-g)*S + k*v", "[H, V]", "-g"),
+        ("S = exp(g)*S + k*v", "[H]", ""),  # kernels for one decay per token need no proof
+        ("S = exp(g)*S + k*(v - sum(k*exp(g)*S, K))", "[H]", ""),
+        ("S = exp(g)*S + k*(v - sum(q*S, K))", "[H]", "g"),
+        ("S = exp(2*g)*S + k*(v - sum(k*exp(2*g)*S, K))", "[H, K]", "2 * g"),
+    ],
+)
+def test_a_gate_that_may_be_above_0_is_named(update, gate, shown):
+    spec = GATED.replace("{axes: [H], dtype: float32, range: [0, 1]}", gate)
+    text = explain(parse_spec(spec.replace("S = g*S + k*v", update), "gated.yaml"), H200)
+    text = " ".join(text.split())
+    assert ("Nothing proves that" in text) == bool(shown)
+    assert not shown or f"Nothing proves that the log-decay {shown} is at most 0: " in text
+
+
 def test_a_normaliser_of_other_weights_is_refused_in_a_sentence():
     spec = GATED.replace("{S: [H, K, V]}", "{S: [H, K, V], z: [H, K]}")
     spec = spec.replace('"S = g*S + k*v"', '"S = g*S + k*v", "z = g*z + g*k"')
