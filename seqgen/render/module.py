@@ -64,16 +64,17 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         public_text += "\n\n" + render("step.py.jinja", op)
     exports = ["CONFIGS", "SPEC", *([op.state_class] if op.several_states else []), *public]
     kernel_text = "\n\n".join(kernel_pieces(plan.schedule))
+    helper_text = "\n\n".join(
+        helper_piece(name)
+        for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
+    )
     page = _Page(
         plan=plan,
         content=PLACEHOLDER,
         exports=", ".join(f'"{name}"' for name in exports),
-        contents=contents(plan.schedule, kernel_text, ", ".join(public)),
+        contents=contents(plan.schedule, helper_text, kernel_text, ", ".join(public)),
         first_text=helper_source("prepare"),
-        helper_text="\n\n".join(
-            helper_piece(name)
-            for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
-        ),
+        helper_text=helper_text,
         kernel_text=kernel_text,
         reference_text=render("reference.py.jinja", op),
         op_text="\n\n".join(render(name, op) for name in ("op.py.jinja", "autograd.py.jinja")),

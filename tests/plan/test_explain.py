@@ -1,15 +1,17 @@
 """The report: exact text for one operator; every operator has one, and it fits the screen."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from operator_table import SPECS
 
+from seqgen._resources import templates_dir
 from seqgen.build import compile_spec
 from seqgen.errors import SpecError
 from seqgen.gpu.table import find_gpu
-from seqgen.plan.explain import explain
+from seqgen.plan.explain import FIXED, explain
 from seqgen.spec.loader import load_spec, parse_spec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -87,6 +89,18 @@ def test_schedule_of_a_linear_operator():
         "\n  The token-serial kernels take calls with T < 16 or K or V outside 16 to 512.\n"
         in backwards
     )
+
+
+def test_kernels_without_knobs_are_those_of_the_helpers():
+    found = {
+        (path.stem, name)
+        for path in (templates_dir() / "helpers").glob("*.py")
+        for name in re.findall(r"^def (\w+)_kernel\(", path.read_text(), re.MULTILINE)
+    }
+    assert found == set(FIXED.items())
+    gla = explain(load_spec(EXAMPLES[0].parent / "gla.yaml"), H200)
+    assert "vector_weights           nothing to configure" in gla
+    assert "maxnreg=0" not in gla
 
 
 def test_limits_are_those_of_the_generated_file():

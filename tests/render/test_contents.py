@@ -51,6 +51,8 @@ def test_contents_are_those_of_the_file(name: str) -> None:
         wanted = [n for n in _called(functions[function]) if n in own or n.startswith("launch_")]
         assert names == list(dict.fromkeys(wanted))
     text = "\n".join(listed)
+    for kernel in (name for name in functions if name.endswith("_kernel")):
+        assert re.search(rf"\b{kernel.removesuffix('_kernel')}\b", text), kernel
     for kernel in ("recurrent_forward", "recurrent_backward"):
         assert kernel in text and f"# ---- {kernel}\n" in source
 
