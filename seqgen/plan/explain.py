@@ -171,7 +171,10 @@ def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
         for name, default in _kernels(schedule).items()
     ]
     table = _table(
-        [["kernel", "default configuration (no block is wider than its axis needs)"], *rows]
+        [
+            ["kernel", "default configuration (blocks end where an axis does)"],
+            *rows,
+        ]
     )
     return [*show_schedule(structure, schedule), *table]
 

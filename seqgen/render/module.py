@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,7 +97,7 @@ def helper_piece(name: str) -> str:
 
 @lru_cache
 def helper_source(name: str) -> str:
-    """A file of templates/helpers without its docstring and imports."""
+    """A file of templates/helpers without its docstring, imports and notes to linters."""
     text = (templates_dir() / "helpers" / f"{name}.py").read_text()
     body = [
         node
@@ -109,7 +110,13 @@ def helper_source(name: str) -> str:
     start = min([body[0].lineno, *(d.lineno for d in decorated)])
     while lines[start - 2].startswith("#"):
         start -= 1
-    return "\n".join(lines[start - 1 :]).strip("\n") + "\n"
+    source = "\n".join(lines[start - 1 :]).strip("\n") + "\n"
+    # Names that a helper lacks are there in the generated file. Reasons in brackets stay.
+    return re.sub(r"  # noqa: \w+(?: \((.*)\))?$", _reason, source, flags=re.MULTILINE)
+
+
+def _reason(note: re.Match[str]) -> str:
+    return f"  # {note[1]}" if note[1] else ""
 
 
 def format_source(text: str, name: str) -> str:
