@@ -7,7 +7,7 @@ cross-compiled is exactly what the JIT would compile on that GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,16 @@ from seqgen.errors import SeqgenError
 from seqgen.ir.recurrence import Recurrence
 
 if TYPE_CHECKING:
+    from seqgen.gpu.launches import Launch
     from seqgen.gpu.pool import CompileFailure
     from seqgen.gpu.resources import KernelResources
     from seqgen.gpu.table import Gpu
 
 BATCH, LENGTH = 2, 4096
+SPILLS = (
+    "spill B: bytes a thread stores/loads where registers do not suffice. Results are the same, "
+    "time is lost; 'seqgen tune' searches configurations that are faster."
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,13 @@ class KernelReport:
 
     kernel: str
     config: dict[str, Any]
+    """Knobs as the launcher takes them: no block is wider than the sizes need."""
     origin: str
     resources: KernelResources | None
     problem: str
     """Why it cannot launch or did not compile; empty if it can."""
+    case: dict[str, Any] = field(default_factory=dict)
+    """What tells it from other kernels of the same name."""
 
     def row(self) -> dict[str, Any]:
         """The report as plain values, for a program to read."""
@@ -49,16 +57,19 @@ class KernelReport:
             "resources": found,
             "origin": self.origin,
             "config": self.config,
+            "case": self.case,
             "problem": self.problem,
         }
 
 
 def report_table(reports: Sequence[KernelReport]) -> list[str]:
-    """The lines of a table: one per kernel, and one more where it spills or cannot run."""
+    """The lines of a table: one per kernel, one more where it cannot run; then what spills mean."""
     width = max([len("kernel"), *(len(report.kernel) for report in reports)])
     lines = [f"{'kernel':<{width}} {'regs':>5} {'spill B':>11} {'smem KB':>8}  {'config':<9} knobs"]
     for report in reports:
         r, knobs = report.resources, " ".join(f"{k}={v}" for k, v in report.config.items() if v)
+        if report.case:
+            knobs += f" ({' '.join(f'{k}={v}' for k, v in report.case.items())})"
         if r is None:
             lines.append(f"{report.kernel:<{width}} failed: {report.problem}")
             continue
@@ -68,10 +79,11 @@ def report_table(reports: Sequence[KernelReport]) -> list[str]:
             f"{report.kernel:<{width}} {r.registers:>5} {spills:>11} {shared:>8}  "
             f"{report.origin:<9} {knobs}"
         )
-        if r.spill_store_bytes or r.spill_load_bytes:
-            lines.append(f"{'':<{width}} spills: what exceeds its registers goes through memory")
         if report.problem:
             lines.append(f"{'':<{width}} cannot launch: {report.problem}")
+    found = [report.resources for report in reports]
+    if any(r and (r.spill_store_bytes or r.spill_load_bytes) for r in found):
+        lines.append(SPILLS)
     return lines
 
 
@@ -121,6 +133,7 @@ def report_kernels(
         done += 1
         progress(done, len(unique))
 
+    cases = _cases(unique)
     reports = []
     for launch, result in zip(unique, compile_launches(unique, gpu, on_result=count), strict=True):
         name = launch.name.removesuffix("_kernel")
@@ -129,12 +142,29 @@ def report_kernels(
         origin = next(
             (e["origin"] for e in module.CONFIGS.get(kernel, ()) if e["config"] is config), ""
         )
+        taken = {**launch.arguments, **launch.options}
+        config = {knob: taken.get(knob, value) for knob, value in config.items()}
+        case = {argument: launch.arguments[argument] for argument in cases[launch.name]}
         if isinstance(result, KernelResources):
             problem = launchable(result, gpu) or ""
-            reports.append(KernelReport(name, config, origin, result, problem))
+            reports.append(KernelReport(name, config, origin, result, problem, case))
         else:
-            reports.append(KernelReport(name, config, origin, None, result.reason))
+            reports.append(KernelReport(name, config, origin, None, result.reason, case))
     return reports
+
+
+def _cases(launches: Sequence[Launch]) -> dict[str, list[str]]:
+    """For each kernel the constants that differ from one launch of it to another."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for launch in launches:
+        own = values.setdefault(launch.name, {})
+        for argument, value in launch.arguments.items():
+            if argument.isupper():  # as constants of kernels are
+                own.setdefault(argument, set()).add(repr(value))
+    return {
+        name: [argument for argument, found in own.items() if len(found) > 1]
+        for name, own in values.items()
+    }
 
 
 def run_on_meta(

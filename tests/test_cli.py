@@ -96,7 +96,24 @@ def test_check_goes_on_after_a_mistake(folder: Path, capsys: pytest.CaptureFixtu
     assert shown.out == (
         "spec.yaml: correct, family scan\n"
         "  scan: token-serial, in segments of the sequences that run in parallel\n"
+        "  Not linear, delta, dplr: no output contracts an axis of h.\n"
     )
+
+
+def test_check_says_why_an_operator_runs_token_by_token(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "coupled.yaml").write_text(COUPLED, encoding="utf-8")
+    assert main(["check", "coupled.yaml"]) == 0
+    reasons = [
+        "  Not linear, scan: the update contracts the state: sum(q * sum(S * v, V), K).\n",
+        "  Not delta, dplr: tanh(S) * sum(q * sum(S * v, V), K) is not linear in the state.\n",
+    ]
+    shown = capsys.readouterr().out
+    assert all(reason in shown for reason in reasons)
+    assert main(["explain", "coupled.yaml"]) == 0
+    schedule = capsys.readouterr().out.partition("\nSchedule\n")[2]
+    assert all(reason in schedule for reason in reasons)
 
 
 def test_check_holds_what_a_spec_requires(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +126,7 @@ def test_check_holds_what_a_spec_requires(folder: Path, capsys: pytest.CaptureFi
         '  File "slow.yaml", line 6\n'
         "    6 | require: {schedule: chunkwise}\n"
         "      |                     ^^^^^^^^^ this is token-serial\n"
-        "  Note: Not linear: no output contracts an axis of h.\n"
+        "  Note: Not linear, delta, dplr: no output contracts an axis of h.\n"
         "  Hint: Change the spec, or leave 'schedule' out of 'require'.\n"
     )
     assert shown.out == ""
@@ -147,7 +164,7 @@ def test_sizes_that_do_not_fit_are_a_message(
     pytest.importorskip("triton")
     (folder / "coupled.yaml").write_text(COUPLED, encoding="utf-8")
     assert main(["build", "coupled.yaml", "--gpu", "h100"]) == 1
-    note, error = capsys.readouterr().err.splitlines()
+    note, *_, error = capsys.readouterr().err.splitlines()
     assert note.startswith(
         "  Note: The token-serial schedule keeps K = 512, V = 512 in one program"
     )

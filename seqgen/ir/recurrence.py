@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from seqgen.errors import Span
 from seqgen.ir.expr import Expr, Ref
 
 
@@ -91,13 +92,15 @@ class Assignment:
 class Output:
     """A result per token, axes in the order of its memory layout.
 
-    ``dtype`` None: that of the first input without a declared dtype.
+    ``dtype`` None: that of the first input without a declared dtype. ``span`` is where the user
+    wrote its value, for messages.
     """
 
     name: str
     axes: tuple[str, ...]
     value: Expr
     dtype: str | None = None
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,10 @@ class Recurrence:
     def tensor(self, name: str) -> Tensor:
         """By declared name."""
         return next(tensor for tensor in self.tensors if tensor.name == name)
+
+    def output(self, name: str) -> Output | None:
+        """The output of this name; None if there is none."""
+        return next((output for output in self.outputs if output.name == name), None)
 
     def order(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """``axes`` in the recurrence's canonical order: that of declaration."""

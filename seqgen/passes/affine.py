@@ -32,7 +32,14 @@ MOST_TERMS = 64  # a longer list means that no fast form will be found
 
 
 class NotAffineError(Exception):
-    """The expression is not affine in the states; ``str`` is the reason, in the user's words."""
+    """The expression is not affine in the states; ``str`` is the reason, in the user's words.
+
+    ``where`` names the output or state whose read is the reason; "" if none is.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(reason)
+        self.where = where
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,7 @@ class Affine:
             products is split, a sum of vectors is not).
         close: what to do with a piece that is not affine: gives a state-free stand-in, or None
             if there is none.
+        read: the same for a factor that is affine and takes states in contractions only.
         may_bind: whether a sum over an axis may become part of the contraction of a term.
     """
 
@@ -169,6 +177,7 @@ class Affine:
     wide: Callable[[Expr], bool]
     close: Callable[[Expr], Expr | None] = lambda expr: None
     may_bind: Callable[[Term, str], bool] = lambda term, axis: True
+    read: Callable[[tuple[Term, ...]], Expr | None] = lambda terms: None
 
     def touches(self, expr: Expr) -> bool:
         """Whether the value depends on a state."""
@@ -235,10 +244,15 @@ class Affine:
     def _product_of_two(self, first: Expr, second: Expr) -> tuple[Expr, Expr]:
         """Both touch a state: the side that is no whole state gets a stand-in."""
         if any(t.state is not None and not t.bound for t in self._attempt(first)):
-            closed = self.close(second)
-            return first, closed if closed is not None else second
-        closed = self.close(first)
-        return closed if closed is not None else first, second
+            return first, self._factor(second)
+        return self._factor(first), second
+
+    def _factor(self, expr: Expr) -> Expr:
+        """``expr`` without states, if that can be."""
+        terms = self._attempt(expr)
+        contracted = terms and all(t.bound or t.state is None for t in terms)
+        closed = self.read(terms) if contracted else self.close(expr)
+        return expr if closed is None else closed
 
     def _attempt(self, expr: Expr) -> tuple[Term, ...]:
         try:

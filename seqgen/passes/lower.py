@@ -381,7 +381,7 @@ class _Lowering:
                     )
             else:
                 axes = self.output_axes(value)
-            outputs.append(Output(decl.name, axes, value, decl.dtype))
+            outputs.append(Output(decl.name, axes, value, decl.dtype, decl.value.first_line))
         return outputs
 
     def output_axes(self, value: Expr) -> tuple[str, ...]:

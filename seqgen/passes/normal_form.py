@@ -173,7 +173,9 @@ class _Former:
         erases = [term for step in steps for term in step.erases]
         bounds = [term.bound for term in erases] or [r.bound for r in self.reads if r.bound]
         if not bounds:
-            raise NotAffineError(f"no output contracts an axis of {self.state}")
+            matrix = self.program.wide(Ref(self.state, self.axes))
+            where = self.reads[0].where if self.reads and matrix else ""
+            raise NotAffineError(f"no output contracts an axis of {self.state}", where)
         if any(set(b) != set(bounds[0]) for b in bounds) and erases:
             raise NotAffineError("its update contracts it over different axes")
         return self.program.recurrence.order(bounds[0])
@@ -196,15 +198,22 @@ class _Former:
     def check_reads(self, key: tuple[str, ...], value: tuple[str, ...]) -> None:
         for read in self.reads:
             if not read.bound:
-                raise NotAffineError(f"'{read.where}' reads the whole of {self.state}")
+                wanted = f"a sum of weight * {self.state} over one axis"
+                raise NotAffineError(
+                    f"'{read.where}' takes {self.state} otherwise than in {wanted}", read.where
+                )
             if set(read.bound) not in (set(key), set(value)):
-                raise NotAffineError(f"'{read.where}' contracts {', '.join(read.bound)} of it")
+                raise NotAffineError(
+                    f"'{read.where}' contracts {', '.join(read.bound)} of it", read.where
+                )
             children = {child for _, child in read.expand}
             extra = set(read.weight.axes) - set(self.axes) - children
             other = set(value if set(read.bound) == set(key) else key) & set(read.weight.axes)
             if extra or other:
                 axis = min(extra | other)
-                raise NotAffineError(f"the read weight {show(read.weight)} has the axis {axis}")
+                raise NotAffineError(
+                    f"the read weight {show(read.weight)} has the axis {axis}", read.where
+                )
 
     # The form ---------------------------------------------------------------------------------
 

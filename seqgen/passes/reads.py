@@ -66,7 +66,9 @@ class Reader:
     def __post_init__(self) -> None:
         owner = self.program.owner
         self.names = frozenset(owner)
-        self._affine = Affine(self.names, self.program.wide, self._stand_in, self._may_bind)
+        self._affine = Affine(
+            self.names, self.program.wide, self._stand_in, self._may_bind, self._emit
+        )
 
     def close(self, expr: Expr, where: str) -> Expr:
         """``expr`` with contractions of states replaced by reads.

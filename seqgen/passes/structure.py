@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seqgen.errors import Span, SpecError
-from seqgen.ir.expr import Expr, Pair, Pick, Reduce, Ref, Rename, references, walk
+from seqgen.ir.expr import Apply, Expr, Pair, Pick, Reduce, Ref, Rename, references, walk
 from seqgen.ir.printer import show
 from seqgen.ir.recurrence import Output, Recurrence
 from seqgen.passes.affine import Affine, NotAffineError
@@ -37,6 +37,7 @@ class Component:
             and of a vector state that has one without value axes (a normaliser); else None.
         reads: how outputs and later components see the states.
         uses: states of earlier components that the update takes as values per token.
+        output: name of the output because of which it has no normal form; "" if there is none.
     """
 
     states: tuple[str, ...]
@@ -48,6 +49,7 @@ class Component:
     form: NormalForm | None
     reads: tuple[Read, ...]
     uses: tuple[str, ...]
+    output: str = ""
 
     @property
     def step(self) -> Step:
@@ -83,6 +85,14 @@ class Component:
         """Logarithm of the decay over head axes, and key axes if the class says so."""
         return self.step.decay.log
 
+    @property
+    def why(self) -> list[str]:
+        """Why it is in no faster family, one text per reason."""
+        families: dict[str, list[str]] = {}
+        for family, reason in self.reasons:
+            families.setdefault(reason, []).append(family)
+        return [f"not {', '.join(names)}: {reason}" for reason, names in families.items()]
+
     def side(self, read: Read) -> str:
         """``"key"``, ``"value"`` or ``"whole"``: the axes that ``read`` contracts."""
         if self.form is None or not read.bound:
@@ -102,7 +112,6 @@ class Structure:
             values of vector states.
         reads: all reads of all components, in order of use; ``stage`` of a read says how many
             reads must come before it.
-        reasons: why the component that decides the family is in no faster one.
         fused: groups of states with the same key axes, decay and write keys: one schedule can
             carry them together (a normaliser is a further value column of ones).
     """
@@ -113,11 +122,15 @@ class Structure:
     outputs: tuple[Output, ...]
     reads: tuple[Read, ...]
     fused: tuple[tuple[str, ...], ...]
-    reasons: tuple[tuple[str, str], ...]
 
     def component(self, state: str) -> Component:
         """The component that ``state`` belongs to."""
         return next(c for c in self.components if state in c.states)
+
+    @property
+    def slowest(self) -> Component | None:
+        """The component that decides the family; None if there are only delay states."""
+        return next((c for c in reversed(self.components) if c.family == self.family), None)
 
     @property
     def stages(self) -> int:
@@ -147,7 +160,6 @@ def analyse(recurrence: Recurrence, require_span: Span | None = None) -> Structu
         _close_uses(program, reader, states)
     found = [_component(program, reader, states) for states in groups]
     family = _family(found)
-    slowest = next((c.reasons for c in reversed(found) if c.family == family), ())
     structure = Structure(
         recurrence,
         family,
@@ -155,7 +167,6 @@ def analyse(recurrence: Recurrence, require_span: Span | None = None) -> Structu
         tuple(outputs),
         tuple(reader.reads),
         _fused(found),
-        slowest,
     )
     if recurrence.require is not None:
         _check_required(structure, recurrence.require, require_span)
@@ -165,16 +176,19 @@ def analyse(recurrence: Recurrence, require_span: Span | None = None) -> Structu
 def _check_required(structure: Structure, wanted: str, span: Span | None) -> None:
     if FAMILIES.index(structure.family) <= FAMILIES.index(wanted):
         return
-    slow = next(c for c in reversed(structure.components) if c.family == structure.family)
+    slow = structure.slowest
+    assert slow is not None
     names = " and ".join(f"'{state}'" for state in slow.states)
-    recurrent = structure.family == "recurrent"
-    other = "leave 'require' out" if recurrent else f"write 'require: {structure.family}'"
+    chunkwise = structure.family in ("delta", "dplr")
+    other = f"write 'require: {structure.family}'" if chunkwise else "leave 'require' out"
+    contracts = wanted == "linear" and slow.coupled  # whatever outputs do
+    output = None if contracts else structure.recurrence.output(slow.output)
     raise SpecError(
         f"The spec requires family '{wanted}', but {names} is in '{slow.family}'.",
-        span,
-        label=f"this is '{structure.family}'",
-        notes=[f"Not {family}: {reason}." for family, reason in slow.reasons],
-        hint=f"Change the update, or {other}.",
+        span if output is None else output.span,
+        label=f"this {'is' if output is None else 'makes it'} '{structure.family}'",
+        notes=[f"N{reason[1:]}." for reason in slow.why],
+        hint=f"Change {'the update' if output is None else 'this output'}, or {other}.",
     )
 
 
@@ -210,12 +224,12 @@ def _close_uses(program: Program, reader: Reader, states: tuple[str, ...]) -> No
 
 def _component(program: Program, reader: Reader, states: tuple[str, ...]) -> Component:
     coupled, cause = _contractions(program, states)
-    form, problem = None, ""
+    form, problem, where = None, "", ""
     if len(states) == 1:
         try:
             form = normal_form(program, states[0], reader)
         except NotAffineError as error:
-            problem = str(error)
+            problem, where = str(error), error.where
     else:
         problem = f"{' and '.join(states)} depend on each other"
     vector = form is not None and not form.value_axes
@@ -228,7 +242,8 @@ def _component(program: Program, reader: Reader, states: tuple[str, ...]) -> Com
     elif not coupled:
         family, applicable = "scan", ["scan"]
         problem = problem or f"{states[0]} has no value axis"
-        reasons.append(("linear", problem))
+        slip = _missing_sum(program, states) or problem
+        reasons += [("linear", problem), ("delta", slip), ("dplr", slip)]
     else:
         family, applicable = "recurrent", []
         contracts = f"the update contracts the state: {show(cause)}" if cause is not None else ""
@@ -252,6 +267,7 @@ def _component(program: Program, reader: Reader, states: tuple[str, ...]) -> Com
         form,
         tuple(read for read in reader.reads if read.state in states),
         tuple(state for state in program.versions if state in earlier),
+        where if program.recurrence.output(where) is not None else "",
     )
 
 
@@ -276,6 +292,25 @@ def _contractions(program: Program, states: tuple[str, ...]) -> tuple[tuple[str,
                 cause = cause if cause is not None else node
                 found |= mixed
     return program.recurrence.order(tuple(found)), cause
+
+
+def _missing_sum(program: Program, states: tuple[str, ...]) -> str:
+    """The product with a state that a delta rule would sum; "" if there is none.
+
+    That is where it is subtracted from a value that lacks one of its axes: ``v - k * S``.
+    """
+    own = frozenset(states)
+    for assignment in program.recurrence.update:
+        for node in walk(assignment.value):
+            if not (isinstance(node, Apply) and node.op == "sub"):
+                continue
+            value, product = node.args
+            lacking = [axis for axis in product.axes if axis not in value.axes]
+            is_product = isinstance(product, Apply) and product.op == "mul"
+            if is_product and len(lacking) == 1 and program.states_in(product) & own:
+                text, axis = show(product), lacking[0]
+                return f"{text} is not summed over {axis}, as in sum({text}, {axis})"
+    return ""
 
 
 def _mixed(node: Expr) -> set[str]:

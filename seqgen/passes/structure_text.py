@@ -48,10 +48,7 @@ def show_component(structure: Structure, component: Component) -> list[str]:
 
 def show_reasons(component: Component) -> list[str]:
     """Why the component is in no faster family, one line per reason."""
-    families: dict[str, list[str]] = {}
-    for family, reason in component.reasons:
-        families.setdefault(reason, []).append(family)
-    return [f"  not {', '.join(names)}: {reason}" for reason, names in families.items()]
+    return [f"  {reason}" for reason in component.why]
 
 
 def _equations(structure: Structure, component: Component) -> list[str]:

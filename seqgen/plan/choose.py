@@ -12,6 +12,7 @@ from seqgen.passes.structure import Structure, analyse
 from seqgen.plan.delta import plan_delta
 from seqgen.plan.key_value import plan_key_value
 from seqgen.plan.linear import plan_linear
+from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.micro_steps import plan_micro_steps
 from seqgen.plan.recurrent import plan_recurrent
 from seqgen.plan.scan import plan_scan
@@ -34,15 +35,24 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     if isinstance(fast, SchedulePlan):
         return with_fallback(fast, universal)
     serial = plan_scan(recurrence) or universal
-    if not fast:
-        return serial
-    reason = fast[0].upper() + fast[1:]
-    note = f"{reason}: that has no chunkwise schedule yet. The operator runs {SERIAL[serial.name]}."
-    return replace(serial, notes=(*serial.notes, note))
+    if fast is None:
+        slow = structure.slowest
+        reasons = [_sentence(reason) for reason in slow.why] if slow is not None else []
+        blamed = slow.output if slow is not None else ""
+        return replace(serial, notes=(*serial.notes, *reasons), slow_output=blamed)
+    why = f"{_sentence(str(fast))[:-1]}: that has no chunkwise schedule yet."
+    note = f"{why} The operator runs {SERIAL[serial.name]}."
+    return replace(serial, notes=(*serial.notes, note), slow_output=fast.output)
 
 
-def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
-    """The chunkwise schedule, or why there is none ("" where the family has none)."""
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _fastest(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError | None:
+    """The chunkwise schedule, or why there is none; None where the family has none."""
     micro = recurrence.micro or products_as_tokens(recurrence, structure)
     if micro is not None and not recurrence.reverse:  # steps of a token never run backwards
         fast = _fastest(micro.recurrence, analyse(micro.recurrence), gpu)
@@ -63,7 +73,7 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
         "transposed_delta": (plan_transposed_delta,),
         "dplr": (plan_vector_delta,),
     }
-    reason = ""
+    reason: NoFastFormError | None = None
     for chunkwise in planners.get(kind, ()):
         planned = chunkwise(recurrence, structure, gpu)
         if isinstance(planned, SchedulePlan):
@@ -73,18 +83,18 @@ def _fastest(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedule
 
 
 def _in_stages(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu, reason: str
-) -> SchedulePlan | str:
+    recurrence: Recurrence, structure: Structure, gpu: Gpu, reason: NoFastFormError | None
+) -> SchedulePlan | NoFastFormError | None:
     """The schedule of two stages, or why there is none; ``reason`` is that of the whole."""
     for bare in (True, False):
         try:
             stages = cut_stages(recurrence, structure, bare)
         except NotStagedError as error:
-            return reason and f"{reason}, and {error}"
+            return reason and NoFastFormError(f"{reason}, and {error}", reason.output)
         if stages is None:
             return reason
         front = _fastest(stages.front, analyse(stages.front), gpu)
-        if isinstance(front, str) or stages.exact:
+        if not isinstance(front, SchedulePlan) or stages.exact:
             if bare:
                 continue  # what a token-serial front gives need not be bare
             front = plan_scan(stages.front) or plan_recurrent(stages.front)

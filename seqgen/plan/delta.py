@@ -42,7 +42,9 @@ HELPERS = (
 )
 
 
-def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_delta(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -52,7 +54,7 @@ def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Schedu
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     calls = DeltaCalls(roles, rows, epilogue, norms)
     plan = plan_delta_kernels(roles, rows, epilogue, norms)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]

@@ -24,6 +24,14 @@ from seqgen.plan.schedule_text import check_schedule, show_schedule
 from seqgen.spec.model import Spec
 
 WIDTH = 96
+FIXED = {
+    "vector_middle": "vector_weights",
+    "linear_host": "linear_slots",
+    "delta_norms": "norm_gradient",
+    "scan": "scan_states",
+    "scan_adjoint": "scan_cotangents",
+}
+"""Helpers that are kernels, with the names of these: they have nothing to configure."""
 TOKENS = 32768
 """Tokens for which the least time is printed; one launch of a long training batch."""
 
@@ -159,17 +167,23 @@ def _axes(recurrence: Recurrence, plan: AxisPlan) -> list[str]:
 
 def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
     rows = [
-        [name, ", ".join(f"{k}={v}" for k, v in default.items())]
+        [name, ", ".join(f"{k}={v}" for k, v in default.items() if v) or "nothing to configure"]
         for name, default in _kernels(schedule).items()
     ]
-    table = _table([["kernel", "default configuration"], *rows])
+    table = _table(
+        [
+            ["kernel", "default configuration (blocks end where an axis does)"],
+            *rows,
+        ]
+    )
     return [*show_schedule(structure, schedule), *table]
 
 
 def _kernels(schedule: SchedulePlan) -> dict[str, Config]:
     """The kernels with their default configurations; a kernel may have several templates."""
     defaults = {space.kernel: space.default for space in schedule.spaces}
-    return {part.name: defaults[part.name] for part in schedule.kernels if part.name in defaults}
+    large = {part.name: defaults[part.name] for part in schedule.kernels if part.name in defaults}
+    return {**large, **{FIXED[name]: {} for name in schedule.helpers if name in FIXED}}
 
 
 def _assumptions(cost: Cost) -> str:

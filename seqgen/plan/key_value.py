@@ -16,6 +16,7 @@ from seqgen.ir.expr import Number, Ref, mul, substitute
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.simplify import simplify
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.key_value_calls import KeyValueCalls
 from seqgen.plan.linear import TILES, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -33,7 +34,9 @@ ONE_SIDED = ("vector_output", "vector_values")
 READ = ("transposed_output", "kernels/key_value_read.py.jinja")
 
 
-def plan_key_value(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_key_value(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -43,7 +46,7 @@ def plan_key_value(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sc
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     query, key, value, *gates = roles.tiles
     read = replace(roles, tiles=(_decayed(query), key, value, *gates))
     plan = plan_transposed_kernels(read, rows, epilogue, None, value, gates[1])
@@ -68,6 +71,7 @@ def plan_key_value(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sc
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(decays_space(gpu), *output_spaces(gpu), *spaces, *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

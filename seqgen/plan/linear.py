@@ -54,7 +54,9 @@ CDNA: dict[str, Config] = {
 }
 
 
-def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_linear(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -64,7 +66,7 @@ def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     calls = Calls(roles, rows, epilogue)
     plan = plan_kernels(roles, rows, epilogue)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]

@@ -62,8 +62,11 @@ def plan_epilogue(roles: Roles) -> Epilogue:
     taken = {leaf.tensor.value for leaf in roles.leaves} | {roles.source}
     result = unique("result", taken)
     program = share([Assignment(result, value)], fresh_names(taken | {result}))
-    check_tiles((a.value for a in program), roles, (roles.value,))
-    _no_reduction(program)
+    try:
+        check_tiles((a.value for a in program), roles, (roles.value,))
+        _no_reduction(program)
+    except NoFastFormError as error:
+        raise NoFastFormError(str(error), roles.output.name) from error
     leaves = leaves_of(roles, program)
     scope = Scope(roles, (roles.value,), fused=True)
     scope.names[roles.source] = "read"
@@ -109,7 +112,9 @@ def _no_reduction(program: tuple[Assignment, ...]) -> None:
     for assignment in program:
         for node in walk(assignment.value):
             if isinstance(node, Reduce):
-                raise NoFastFormError(f"the output reduces over {node.axis}")
+                what = "a sum" if node.op == "sum" else "a maximum"
+                advice = "a norm can be applied outside of the operator"
+                raise NoFastFormError(f"the output takes {what} over {node.axis} ({advice})")
 
 
 def _adjoint(

@@ -47,7 +47,14 @@ HOST = {
 
 
 class NoFastFormError(Exception):
-    """The chunkwise schedule does not cover this operator; ``str`` is the reason."""
+    """The chunkwise schedule does not cover this operator; ``str`` is the reason.
+
+    ``output`` names the output that is the reason; "" if the rest of the spec is.
+    """
+
+    def __init__(self, reason: str, output: str = "") -> None:
+        super().__init__(reason)
+        self.output = output
 
 
 @dataclass(frozen=True)
@@ -143,14 +150,14 @@ def find_roles(recurrence: Recurrence, structure: Structure) -> Roles:
         component.decay in decays,
         f"the decay is per {component.decay} and not one number per token and head",
     )
-    require(not component.reads[0].before, "the state is read before the token's update")
+    check_read_after(component)
     return Finder(recurrence, component, structure).roles()
 
 
-def require(condition: bool, reason: str) -> None:
-    """Ends the search with ``reason`` unless ``condition`` holds."""
+def require(condition: bool, reason: str, output: str = "") -> None:
+    """Ends the search with ``reason``, which may be an output, unless ``condition`` holds."""
     if not condition:
-        raise NoFastFormError(reason)
+        raise NoFastFormError(reason, output)
 
 
 def matrix_component(
@@ -172,18 +179,28 @@ def matrix_component(
     require(len(form.head_axes) <= 1, "the state has several head axes")
     require(len(form.key_axes) == 1, "several axes are contracted together")
     require(len(form.value_axes) == 1, "the state has several value axes")
-    require(len(component.reads) == 1, "the state is read more than once")
-    (read,) = component.reads
-    side = component.side(read)
-    require(side == contracted, f"the {side} axis is contracted")
-    require(not read.expand, "several queries share a state")
-    require(len(recurrence.outputs) == 1, "there are several outputs")
+    read, *others = component.reads
+    again = others[0].where if others else ""
+    require(not others, "the state is read more than once", again)
+    (axis,) = form.key_axes if contracted == "key" else form.value_axes
+    other = f"'{read.where}' sums over {', '.join(read.bound)} and not over {axis}"
+    require(component.side(read) == contracted, other, read.where)
+    require(not read.expand, "several queries share a state", read.where)
+    require(len(recurrence.outputs) == 1, "there are several outputs", recurrence.outputs[-1].name)
     state = recurrence.state(component.states[0])
     require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
     require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
-    wanted = (*form.head_axes, *(form.value_axes if side == "key" else form.key_axes))
-    require(recurrence.outputs[0].axes == wanted, f"the output is not over {', '.join(wanted)}")
+    wanted = (*form.head_axes, *(form.value_axes if contracted == "key" else form.key_axes))
+    (output,) = recurrence.outputs
+    found = f"the output is over {', '.join(output.axes)} and not over {', '.join(wanted)}"
+    require(output.axes == wanted, found, output.name)
     return component
+
+
+def check_read_after(component: Component) -> None:
+    """The only read sees the state as the token left it."""
+    read = component.reads[0]
+    require(not read.before, "the state is read before the token's update", read.where)
 
 
 class Finder:

@@ -34,7 +34,8 @@ class SchedulePlan:
     serve; "" is all of them. ``spaces`` declares the knobs of each kernel, with the configuration
     for where nothing was tuned. ``notes`` are sentences that a user should read when the operator
     is built. ``fallback`` says when the calls take the token-serial kernels instead; "" if they
-    never do.
+    never do. ``slow_output`` names the output for which there is no chunkwise schedule; "" if there
+    is one, or if the reason is another.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SchedulePlan:
     spaces: tuple[KernelSpace, ...]
     notes: tuple[str, ...] = ()
     fallback: str = ""
+    slow_output: str = ""
     fits: str = ""
     keeps: str = "0"
 

@@ -35,16 +35,14 @@ def check_schedule(spec: Spec, structure: Structure, schedule: SchedulePlan) -> 
     """
     if spec.require_schedule != "chunkwise" or schedule.name not in SERIAL:
         return
-    notes = _notes(structure, schedule)
-    if structure.family in ("recurrent", "scan"):
-        reasons = (reason for component in structure.components for reason in component.reasons)
-        notes += [f"Not {family}: {why}." for family, why in dict.fromkeys(reasons)]
+    output = structure.recurrence.output(schedule.slow_output)
     raise SpecError(
         f"The spec requires a chunkwise schedule, but the operator runs {SERIAL[schedule.name]}.",
-        spec.require_schedule_span,
-        label="this is token-serial",
-        notes=notes,
-        hint="Change the spec, or leave 'schedule' out of 'require'.",
+        output.span if output is not None else spec.require_schedule_span,
+        label="this is token-serial" if output is None else "this makes it token-serial",
+        notes=_notes(structure, schedule),
+        hint=f"Change {'the spec' if output is None else 'this output'}, or leave 'schedule' out "
+        "of 'require'.",
     )
 
 

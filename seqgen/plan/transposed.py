@@ -12,6 +12,7 @@ from dataclasses import replace
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -35,7 +36,9 @@ OUTPUT = (
 )
 
 
-def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_transposed(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -45,7 +48,7 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     _, key, value, gate = roles.tiles
     exchanged = transposed(roles, (value, key, gate))
     plan = plan_transposed_kernels(roles, rows, epilogue, operand(key), value, gate)
@@ -68,6 +71,7 @@ def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(*_spaces(gpu), *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.linear import TILES, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_roles import NoFastFormError
@@ -31,7 +32,7 @@ ADDED = "[B, T, H, K], what is added with a token's key"
 
 def plan_transposed_delta(
     recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | str:
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -41,7 +42,7 @@ def plan_transposed_delta(
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     (component,) = structure.components
     _, put, _, gate, *_ = roles.tiles
     exchanged = transposed(roles, roles.tiles[1:])
@@ -70,6 +71,7 @@ def plan_transposed_delta(
         forward_call=(f"{results} = _transposed_delta_forward({call}, want_final, kept)",),
         backward_call=(f"gradients = {backward}",),
         spaces=(*spaces, *output_spaces(gpu), *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

@@ -14,6 +14,7 @@ from typing import Literal
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -42,7 +43,9 @@ LARGE = (
 HELPERS = ("keep", "linear", "linear_host", "vector", "vector_middle", "vector_walk")
 
 
-def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_vector(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -52,7 +55,7 @@ def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     plan = plan_vector_kernels(roles, rows, epilogue)
     calls = VectorCalls(roles, rows, epilogue, plan.signed)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]
@@ -71,6 +74,7 @@ def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> Sched
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(*vector_spaces(gpu), *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

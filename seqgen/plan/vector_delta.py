@@ -11,6 +11,7 @@ from __future__ import annotations
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.structure import Structure
+from seqgen.plan.gates import gate_notes
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
@@ -53,7 +54,9 @@ HELPERS = (
 )
 
 
-def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan | str:
+def plan_vector_delta(
+    recurrence: Recurrence, structure: Structure, gpu: Gpu
+) -> SchedulePlan | NoFastFormError:
     """The chunkwise schedule, for the calls that fit it.
 
     Returns the reason where the schedule does not cover the operator.
@@ -63,7 +66,7 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
         rows = plan_rows(roles)
         epilogue = plan_epilogue(roles)
     except NoFastFormError as error:
-        return str(error)
+        return error
     (component,) = structure.components
     plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner != "D", gpu)
     calls = VectorDeltaCalls(roles, rows, epilogue, plan)
@@ -84,6 +87,7 @@ def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) ->
         forward_call=(forward,),
         backward_call=(backward,),
         spaces=(*vector_delta_spaces(gpu, plan.own), *row_spaces(small)),
+        notes=gate_notes(recurrence, structure),
         fallback=calls.fallback,
         keeps=calls.keeps,
     )

@@ -17,7 +17,14 @@ from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.affine import product, remove
 from seqgen.passes.simplify import simplify
 from seqgen.passes.structure import Component, Structure
-from seqgen.plan.linear_roles import Finder, Role, Roles, matrix_component, require
+from seqgen.plan.linear_roles import (
+    Finder,
+    Role,
+    Roles,
+    check_read_after,
+    matrix_component,
+    require,
+)
 from seqgen.plan.vector_roles import weighted
 
 
@@ -48,7 +55,7 @@ def find_read_erase_roles(recurrence: Recurrence, structure: Structure) -> Roles
 def _find(recurrence: Recurrence, structure: Structure, component: Component) -> Roles:
     require(len(recurrence.states) == 1, "there are several states")
     require(len(component.step.erases) == 1, "a token takes several erases")
-    require(not component.reads[0].before, "the state is read before the token's update")
+    check_read_after(component)
     require("value" not in component.decay, "the decay is per value channel")
     return _EraseFinder(recurrence, component, structure).erase_roles(component)
 

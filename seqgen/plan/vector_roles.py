@@ -18,7 +18,15 @@ from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.affine import addends, factors_of, product
 from seqgen.passes.simplify import simplify
 from seqgen.passes.structure import Structure
-from seqgen.plan.linear_roles import Finder, Leaf, Role, Roles, matrix_component, require
+from seqgen.plan.linear_roles import (
+    Finder,
+    Leaf,
+    Role,
+    Roles,
+    check_read_after,
+    matrix_component,
+    require,
+)
 
 
 def find_channel_roles(recurrence: Recurrence, structure: Structure) -> Roles:
@@ -30,7 +38,7 @@ def find_channel_roles(recurrence: Recurrence, structure: Structure) -> Roles:
     component = matrix_component(recurrence, structure)
     require(len(recurrence.states) == 1, "there are several states")
     if "value" in component.decay:
-        require(not component.reads[0].before, "the state is read before the token's update")
+        check_read_after(component)
     return _ChannelFinder(recurrence, component, structure).channel_roles()
 
 

@@ -65,12 +65,16 @@ def _has_calls(part: KernelPart) -> bool:
     return part.template.endswith("_calls.py.jinja")
 
 
-def contents(schedule: SchedulePlan, kernel_text: str, public: str) -> tuple[str, ...]:
+def contents(
+    schedule: SchedulePlan, helper_text: str, kernel_text: str, public: str
+) -> tuple[str, ...]:
     """Lines for the docstring of the module: its parts in their order."""
+    small = ", ".join(re.findall(r"^def (\w+)_kernel\(", helper_text, re.MULTILINE))
     lines = [
         "Preparation: what Triton does first, while PyTorch is being imported",
         "SPEC, CONFIGS: what the operator is, and what each kernel runs with",
         "Helpers: of the functions on the host, then of the kernels",
+        *_wrapped(f"small kernels: {small}" if small else "", 4),
     ]
     for title, members in _groups(schedule).items():
         text = kernel_text.partition(banner(title))[2].partition(RULE)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,16 +65,17 @@ def render_module(plan: ModulePlan) -> GeneratedModule:
         public_text += "\n\n" + render("step.py.jinja", op)
     exports = ["CONFIGS", "SPEC", *([op.state_class] if op.several_states else []), *public]
     kernel_text = "\n\n".join(kernel_pieces(plan.schedule))
+    helper_text = "\n\n".join(
+        helper_piece(name)
+        for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
+    )
     page = _Page(
         plan=plan,
         content=PLACEHOLDER,
         exports=", ".join(f'"{name}"' for name in exports),
-        contents=contents(plan.schedule, kernel_text, ", ".join(public)),
+        contents=contents(plan.schedule, helper_text, kernel_text, ", ".join(public)),
         first_text=helper_source("prepare"),
-        helper_text="\n\n".join(
-            helper_piece(name)
-            for name in ("select", "tracing", "arguments", "compile", *plan.schedule.helpers)
-        ),
+        helper_text=helper_text,
         kernel_text=kernel_text,
         reference_text=render("reference.py.jinja", op),
         op_text="\n\n".join(render(name, op) for name in ("op.py.jinja", "autograd.py.jinja")),
@@ -95,7 +97,7 @@ def helper_piece(name: str) -> str:
 
 @lru_cache
 def helper_source(name: str) -> str:
-    """A file of templates/helpers without its docstring and imports."""
+    """A file of templates/helpers without its docstring, imports and notes to linters."""
     text = (templates_dir() / "helpers" / f"{name}.py").read_text()
     body = [
         node
@@ -108,7 +110,13 @@ def helper_source(name: str) -> str:
     start = min([body[0].lineno, *(d.lineno for d in decorated)])
     while lines[start - 2].startswith("#"):
         start -= 1
-    return "\n".join(lines[start - 1 :]).strip("\n") + "\n"
+    source = "\n".join(lines[start - 1 :]).strip("\n") + "\n"
+    # Names that a helper lacks are there in the generated file. Reasons in brackets stay.
+    return re.sub(r"  # noqa: \w+(?: \((.*)\))?$", _reason, source, flags=re.MULTILINE)
+
+
+def _reason(note: re.Match[str]) -> str:
+    return f"  # {note[1]}" if note[1] else ""
 
 
 def format_source(text: str, name: str) -> str:

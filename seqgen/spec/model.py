@@ -26,6 +26,11 @@ class Expression:
     span: Span
     lines: tuple[Span, ...] = ()
 
+    @property
+    def first_line(self) -> Span:
+        """Where it stands in the user's file (its first line, if it has several)."""
+        return self.span_of(0, len(self.text))
+
     def node_span(self, node: ast.expr) -> Span:
         """Where ``node`` stands in the user's file (its first line, if it has several)."""
         end = node.end_col_offset if node.end_col_offset is not None else node.col_offset + 1

@@ -20,6 +20,7 @@ from seqgen.errors import SpecError
 from seqgen.gpu.table import find_gpu
 from seqgen.passes.lower import lower
 from seqgen.plan.choose import choose_schedule
+from seqgen.plan.schedule_text import SCHEDULES as KINDS
 from seqgen.spec.functions import FUNCTIONS
 from seqgen.spec.loader import SECTIONS, load_spec, parse_spec
 
@@ -138,6 +139,18 @@ def test_schedules_in_the_readme_are_those_that_operators_get(word: str, names: 
     for name in names:
         recurrence, structure = analyse_spec(load_spec(ROOT / "examples" / f"{name}.yaml"))
         assert choose_schedule(recurrence, structure, find_gpu("h200")).name in expected, name
+
+
+def test_contributing_says_where_each_schedule_is() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| schedule |") :].split("\n\n")[0].splitlines()[2:]
+    rows = [[re.findall(r"`([^`]+)`", cell) for cell in row.split("|")[1:4]] for row in table]
+    assert [name for names, _, _ in rows for name in names] == list(KINDS)
+    for _, files, _ in rows:
+        assert [f for f in files if not list((ROOT / "seqgen" / "plan").glob(f))] == []
+    kernels = ROOT / "templates" / "kernels"
+    found = {path for _, _, names in rows for name in names for path in kernels.glob(name)}
+    assert found == set(kernels.iterdir())
 
 
 def test_links_lead_somewhere() -> None:

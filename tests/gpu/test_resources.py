@@ -13,7 +13,7 @@ from seqgen.gpu.resources import (
     parse_ptxas,
 )
 from seqgen.gpu.table import find_gpu
-from seqgen.resource_report import KernelReport, report_table
+from seqgen.resource_report import SPILLS, KernelReport, report_table
 
 FITS = KernelResources(
     kernel="forward_kernel",
@@ -38,15 +38,16 @@ FITS = KernelResources(
 def test_report_says_where_registers_spill():
     spilling = replace(FITS, spill_store_bytes=12, spill_load_bytes=16)
     reports = [
-        KernelReport(name, {"BK": 64}, "default", resources, "")
-        for name, resources in (("one", FITS), ("two", spilling))
+        KernelReport(name, {"BK": 64, "maxnreg": 0}, "default", resources, "", case)
+        for name, resources, case in (("one", FITS, {}), ("two", spilling, {"V": 1, "LAST": True}))
     ]
     assert report_table(reports) == [
         "kernel  regs     spill B  smem KB  config    knobs",
         "one      255         0/0      227  default   BK=64",
-        "two      255       12/16      227  default   BK=64",
-        "       spills: what exceeds its registers goes through memory",
+        "two      255       12/16      227  default   BK=64 (V=1 LAST=True)",
+        SPILLS,
     ]
+    assert SPILLS not in report_table(reports[:1])
 
 
 @pytest.mark.parametrize(

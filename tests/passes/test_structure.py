@@ -177,6 +177,19 @@ def test_reasons(name, state, family, reason):
     assert dict(analyse(recurrence(name)).component(state).reasons)[family] == reason
 
 
+@pytest.mark.parametrize(
+    ("output", "shown", "family"),
+    [
+        ("l2norm(sum(q*S, K), V)", "read_o * rsqrt(sum(read_o * read_o, V) + 1e-06)", "linear"),
+        ("sum(q*S, K) * sum(k*S, K)", "read_o * read_o_2", "linear"),
+        ("sum(q*tanh(S), K)", "sum(q * tanh(S), K)", "scan"),
+    ],
+)
+def test_nonlinear_outputs_of_linear_reads(output, shown, family):
+    structure = analyse(from_text(qkv("op", "S = S + k*v", output={"o": output})))
+    assert (structure.family, show(structure.outputs[0].value)) == (family, shown)
+
+
 def test_all_applicable_families_are_kept():
     found = {name: analyse(recurrence(name)).components[-1].applicable for name in SPECS}
     assert found["gla"] == ("linear", "scan", "recurrent")
@@ -211,7 +224,10 @@ def test_log_forms(decay, declare, log, kind):
 def test_a_signed_decay_is_no_linear_family():
     structure = analyse(from_text(qkv("op", "S = f*S + k*v", {"f": "[H]"})))
     assert structure.family == "scan"
-    assert structure.reasons == (("linear", "its decay factor f may be negative"),)
+    assert structure.slowest is not None
+    assert set(structure.slowest.reasons) == {
+        (family, "its decay factor f may be negative") for family in ("linear", "delta", "dplr")
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """The report: exact text for one operator; every operator has one, and it fits the screen."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from operator_table import SPECS
 
+from seqgen._resources import templates_dir
 from seqgen.build import compile_spec
 from seqgen.errors import SpecError
 from seqgen.gpu.table import find_gpu
-from seqgen.plan.explain import explain
+from seqgen.plan.explain import FIXED, explain
 from seqgen.spec.loader import load_spec, parse_spec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -89,6 +91,18 @@ def test_schedule_of_a_linear_operator():
     )
 
 
+def test_kernels_without_knobs_are_those_of_the_helpers():
+    found = {
+        (path.stem, name)
+        for path in (templates_dir() / "helpers").glob("*.py")
+        for name in re.findall(r"^def (\w+)_kernel\(", path.read_text(), re.MULTILINE)
+    }
+    assert found == set(FIXED.items())
+    gla = explain(load_spec(EXAMPLES[0].parent / "gla.yaml"), H200)
+    assert "vector_weights           nothing to configure" in gla
+    assert "maxnreg=0" not in gla
+
+
 def test_limits_are_those_of_the_generated_file():
     source = compile_spec(parse_spec(GATED, "gated.yaml"), H200).module.source
     assert 'extents = (sizes["K"], sizes["V"])' in source
@@ -116,6 +130,28 @@ def test_limits_are_those_of_the_generated_file():
 )
 def test_why_it_is_no_faster(name, sentence):
     assert sentence in " ".join(explain(parse_spec(SPECS[name], name), H200).split())
+
+
+@pytest.mark.parametrize(
+    ("update", "gate", "shown"),
+    [
+        ("S = exp(g)*S + k*v", "[H, K]", "g"),
+        ("S = exp(g)*S + k*v", "{axes: [H, K], range: [-.inf, 0.5]}", "g"),
+        ("S = exp(g)*S + k*v", "{axes: [H, K], range: [-.inf, 0]}", ""),
+        ("S = exp(logsigmoid(g))*S + k*v", "[H, K]", ""),
+        ("S = exp(-g)*S + k*v", "[H, V]", "-g"),
+        ("S = exp(g)*S + k*v", "[H]", ""),  # kernels for one decay per token need no proof
+        ("S = exp(g)*S + k*(v - sum(k*exp(g)*S, K))", "[H]", ""),
+        ("S = exp(g)*S + k*(v - sum(q*S, K))", "[H]", "g"),
+        ("S = exp(2*g)*S + k*(v - sum(k*exp(2*g)*S, K))", "[H, K]", "2 * g"),
+    ],
+)
+def test_a_gate_that_may_be_above_0_is_named(update, gate, shown):
+    spec = GATED.replace("{axes: [H], dtype: float32, range: [0, 1]}", gate)
+    text = explain(parse_spec(spec.replace("S = g*S + k*v", update), "gated.yaml"), H200)
+    text = " ".join(text.split())
+    assert ("Nothing proves that" in text) == bool(shown)
+    assert not shown or f"Nothing proves that the log-decay {shown} is at most 0: " in text
 
 
 def test_a_normaliser_of_other_weights_is_refused_in_a_sentence():

@@ -51,6 +51,8 @@ def test_contents_are_those_of_the_file(name: str) -> None:
         wanted = [n for n in _called(functions[function]) if n in own or n.startswith("launch_")]
         assert names == list(dict.fromkeys(wanted))
     text = "\n".join(listed)
+    for kernel in (name for name in functions if name.endswith("_kernel")):
+        assert re.search(rf"\b{kernel.removesuffix('_kernel')}\b", text), kernel
     for kernel in ("recurrent_forward", "recurrent_backward"):
         assert kernel in text and f"# ---- {kernel}\n" in source
 
@@ -60,6 +62,16 @@ def _called(function: ast.FunctionDef) -> list[str]:
     calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
     calls.sort(key=lambda call: (call.lineno, call.col_offset))
     return [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+
+
+def test_notes_to_linters_are_for_readers_of_the_templates() -> None:
+    source = compile_spec(read_spec(EXAMPLES / "gla.yaml"), find_gpu("h200")).module.source
+    notes = [line for line in source.splitlines() if "noqa" in line]
+    assert [note.split("  #")[0] for note in notes] == [
+        "import torch",
+        "import torch.utils.checkpoint",
+    ]
+    assert "compiled.run  # loads it\n" in source
 
 
 def test_every_equation_stands_in_the_forward_kernel() -> None:
