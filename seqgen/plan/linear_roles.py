@@ -47,7 +47,7 @@ HOST = {
 
 
 class NoFastFormError(Exception):
-    """No chunkwise schedule covers the operator; ``str`` says why, ``output`` the output at fault."""
+    """No chunkwise schedule covers it; ``str`` says why, ``output`` names the output at fault."""
 
     def __init__(self, reason: str, output: str = "") -> None:
         super().__init__(reason)
