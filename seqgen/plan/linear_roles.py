@@ -47,10 +47,7 @@ HOST = {
 
 
 class NoFastFormError(Exception):
-    """The chunkwise schedule does not cover this operator; ``str`` is the reason.
-
-    ``output`` names the output that is the reason; "" if the rest of the spec is.
-    """
+    """No chunkwise schedule covers it; ``str`` says why, ``output`` names the output at fault."""
 
     def __init__(self, reason: str, output: str = "") -> None:
         super().__init__(reason)
@@ -180,8 +177,7 @@ def matrix_component(
     require(len(form.key_axes) == 1, "several axes are contracted together")
     require(len(form.value_axes) == 1, "the state has several value axes")
     read, *others = component.reads
-    again = others[0].where if others else ""
-    require(not others, "the state is read more than once", again)
+    require(not others, "the state is read more than once", component.reads[-1].where)
     (axis,) = form.key_axes if contracted == "key" else form.value_axes
     other = f"'{read.where}' sums over {', '.join(read.bound)} and not over {axis}"
     require(component.side(read) == contracted, other, read.where)
@@ -191,9 +187,9 @@ def matrix_component(
     require(all(s.init == 0.0 for s in recurrence.states), "a state does not start at zero")
     require(state.axes[: len(form.head_axes)] == form.head_axes, "the head axis is not outermost")
     wanted = (*form.head_axes, *(form.value_axes if contracted == "key" else form.key_axes))
-    (output,) = recurrence.outputs
-    found = f"the output is over {', '.join(output.axes)} and not over {', '.join(wanted)}"
-    require(output.axes == wanted, found, output.name)
+    (out,) = recurrence.outputs
+    found = f"the output is over {', '.join(out.axes)} and not over {', '.join(wanted)}"
+    require(out.axes == wanted, found, out.name)
     return component
 
 
