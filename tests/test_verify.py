@@ -112,7 +112,8 @@ def test_verdict_says_how_many_cases_ran_in_chunks(module, monkeypatch, capsys):
     monkeypatch.setattr("seqgen.verify._load", lambda source: module)
     monkeypatch.setattr("seqgen.verify.verify", lambda module, dtype: rows)
     assert run_verify(Path("simple_gla.yaml"), ["fp32"], False) == 0
-    assert capsys.readouterr().out.endswith(" 1 of 2 cases ran in chunks, short ones token by token.\n")
+    said = capsys.readouterr().out
+    assert said.endswith(" 1 of 2 cases ran in chunks, short ones token by token.\n")
 
 
 def test_initial_states_are_such_as_the_operator_leaves(module):
