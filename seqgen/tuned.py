@@ -14,7 +14,7 @@ from seqgen.render.module import GeneratedModule
 if TYPE_CHECKING:
     from seqgen.build import Tuned
     from seqgen.gpu.table import Gpu
-    from seqgen.store.keys import KernelKey, ProblemKey, ToolchainKey
+    from seqgen.store.keys import KernelKey, ProblemKey
     from seqgen.store.store import TuningStore
 
 
@@ -55,12 +55,12 @@ def _entries(
     store: TuningStore, key: KernelKey, space: KernelSpace, gpu: Gpu
 ) -> list[dict[str, object]]:
     """Entries of CONFIGS for one kernel: this toolchain's, else those of another one."""
-    from seqgen.tune.keys import device_key
+    from seqgen.tune.keys import device_key, toolchain_key
 
     def legal(_: ProblemKey, config: Config) -> bool:
         return space.contains(config)
 
-    for toolchain in _toolchains(store, key):
+    for toolchain in store.history(key).toolchains(toolchain_key()):
         choices = store.choices(key, device_key(gpu), toolchain, accept=legal)
         if choices:
             return [
@@ -68,15 +68,3 @@ def _entries(
                 for choice in choices
             ]
     return []
-
-
-def _toolchains(store: TuningStore, key: KernelKey) -> list[ToolchainKey]:
-    """The installed compilers first, then others that this kernel was measured with.
-
-    A configuration that won under another Triton is a better guess than the untuned default.
-    """
-    from seqgen.tune.keys import toolchain_key
-
-    own = toolchain_key()
-    others = {m.toolchain for m, _ in store.history(key).measurements} - {own}
-    return [own, *sorted(others, key=lambda t: (t.triton, t.ptxas), reverse=True)]

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,18 @@ def _measurement(store: TuningStore, record: str) -> Measurement:
 def why_miss(store: TuningStore, query: Query, accept: Accept = accept_all) -> str:
     """Why a lookup did not find an exact answer: the nearest record and each differing field."""
     history = store.history(query.kernel)
-    choice = lookup(history, query, accept)
-    if choice is not None and choice.origin in ("pinned", "tuned"):
-        return f"Hit. {choice.reason}"
-    lines = [f"Uses {choice.origin}. {choice.reason}" if choice else "Miss: the default is used."]
+    lines = ["Miss: the default is used."]
+    for toolchain in history.toolchains(query.toolchain):
+        choice = lookup(history, replace(query, toolchain=toolchain), accept)
+        if choice is None:
+            continue
+        if toolchain != query.toolchain:
+            lines = [f"Uses one of Triton {toolchain.triton}. {choice.reason}"]
+        elif choice.origin in ("pinned", "tuned"):
+            return f"Hit. {choice.reason}"
+        else:
+            lines = [f"Uses {choice.origin}. {choice.reason}"]
+        break
     if not history.measurements:
         return "\n".join([*lines, *_other_versions(store, query)])
     parts = ("problem", "device", "toolchain", "policy")

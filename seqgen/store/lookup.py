@@ -79,6 +79,14 @@ class History:
         }
         return [found[h] for h in sorted(found)]
 
+    def toolchains(self, own: ToolchainKey) -> list[ToolchainKey]:
+        """Those that a build asks for, in this order: its own, then others that were measured.
+
+        A configuration that won under another Triton is a better guess than the untuned default.
+        """
+        others = {m.toolchain for m, _ in self.measurements} - {own}
+        return [own, *sorted(others, key=lambda t: (t.triton, t.ptxas), reverse=True)]
+
     def winner(self, query: Query, accept: Accept) -> tuple[Winner, int] | None:
         """The winner for exactly these keys and the trust of its records.
 
