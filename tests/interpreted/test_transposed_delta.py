@@ -142,4 +142,4 @@ def test_other_erases_are_not_covered():
     """)
     schedule = choose_schedule(op, analyse(op), find_gpu("h200"))
     assert schedule.name == "recurrent"
-    assert schedule.notes[-1].startswith("The value axis is contracted: ")
+    assert schedule.notes[-1].startswith("'o' sums over K and not over V: ")

@@ -94,6 +94,7 @@ def test_installed_wheel_builds_an_operator(python: Path, tmp_path: Path) -> Non
     assert run(*seqgen, "check", "fading_sum.yaml", folder=tmp_path) == (
         "fading_sum.yaml: correct, family scan\n"
         "  scan: token-serial, in segments of the sequences that run in parallel\n"
+        "  Not linear, delta, dplr: no output contracts an axis of h.\n"
     )
     printed = run(*seqgen, "build", "fading_sum.yaml", "--gpu", "h100", folder=tmp_path)
     assert "wrote seqgen_ops/fading_sum.py" in printed

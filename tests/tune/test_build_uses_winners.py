@@ -1,6 +1,7 @@
 """From a build over tuning to the next build: both sides compute the same keys."""
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from seqgen.why_miss import why_miss
 
 from .fakes import FakeBench
 
-SPEC = Path(__file__).parents[2] / "examples" / "hgrn.yaml"
+ROOT = Path(__file__).parents[2]
+SPEC = ROOT / "examples" / "hgrn.yaml"
 
 
 class SpecBench(FakeBench):
@@ -85,3 +87,20 @@ def test_why_miss_names_what_differs(store):
     shorter = why_miss(spec, h200, "bf16", {"B": 2, "T": 16, "D": 64}, store)
     assert shorter.count("Uses neighbour.") == 3
     assert shorter.count("problem: length: 6 stored, 4 wanted") == 3
+
+
+def shipped_operators():
+    """(GPU, operator) of the records in tuning_db/."""
+    found = set()
+    for file in (ROOT / "tuning_db").glob("*.jsonl"):
+        records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        found |= {(file.stem, r["kernel"]["op"]) for r in records if "kernel" in r}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("gpu", "name"), shipped_operators())
+def test_a_build_uses_the_shipped_records(tmp_path, gpu, name):
+    """Fails where a change of templates made all records of an operator useless: tune again."""
+    tuned = tuned_configs(find_gpu(gpu), str(tmp_path / "fresh.sqlite"))
+    compiled = compile_spec(read_spec(ROOT / "examples" / f"{name}.yaml"), find_gpu(gpu), tuned)
+    assert '"origin": "tuned"' in compiled.module.source
