@@ -11,6 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+def sentence(text: str) -> str:
+    """``text`` with a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 @dataclass(frozen=True)
 class Span:
     """A place in a file the user wrote. Lines and columns count from 1; ``length`` in columns."""

@@ -91,8 +91,8 @@ def _summary(name: str, comparisons: list[Comparison]) -> str:
     text = f"{name}: {passed} of {len(comparisons)} agree with float64, {where}."
     cases = {c.case: c.chunkwise for c in comparisons}
     if any(cases.values()):
-        text += f" {sum(cases.values())} of {len(cases)} cases ran in chunks,"
-        text += " short ones token by token."
+        ran = f"{sum(cases.values())} of {len(cases)} cases ran in chunks"
+        text += f" {ran}, short ones token by token."
     else:
         text += " All cases ran token by token."
     undefined = sum(not c.defined for c in comparisons)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqgen.errors import Span, SpecError
+from seqgen.errors import Span, SpecError, sentence
 from seqgen.ir.expr import Apply, Expr, Pair, Pick, Reduce, Ref, Rename, references, walk
 from seqgen.ir.printer import show
 from seqgen.ir.recurrence import Output, Recurrence
@@ -187,7 +187,7 @@ def _check_required(structure: Structure, wanted: str, span: Span | None) -> Non
         f"The spec requires family '{wanted}', but {names} is in '{slow.family}'.",
         span if output is None else output.span,
         label=f"this {'is' if output is None else 'makes it'} '{structure.family}'",
-        notes=[f"N{reason[1:]}." for reason in slow.why],
+        notes=[sentence(reason) for reason in slow.why],
         hint=f"Change {'the update' if output is None else 'this output'}, or {other}.",
     )
 

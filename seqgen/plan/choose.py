@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from seqgen.errors import sentence
 from seqgen.gpu.table import Gpu
 from seqgen.ir.recurrence import Recurrence
 from seqgen.passes.products_as_tokens import products_as_tokens
@@ -37,16 +38,13 @@ def choose_schedule(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> S
     serial = plan_scan(recurrence) or universal
     if fast is None:
         slow = structure.slowest
-        reasons = [_sentence(reason) for reason in slow.why] if slow is not None else []
-        blamed = slow.output if slow is not None else ""
-        return replace(serial, notes=(*serial.notes, *reasons), slow_output=blamed)
-    why = f"{_sentence(str(fast))[:-1]}: that has no chunkwise schedule yet."
+        if slow is None:
+            return serial
+        notes = (*serial.notes, *map(sentence, slow.why))
+        return replace(serial, notes=notes, slow_output=slow.output)
+    why = sentence(f"{fast}: that has no chunkwise schedule yet")
     note = f"{why} The operator runs {SERIAL[serial.name]}."
     return replace(serial, notes=(*serial.notes, note), slow_output=fast.output)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _fastest(
@@ -75,10 +73,10 @@ def _fastest(
     }
     reason: NoFastFormError | None = None
     for chunkwise in planners.get(kind, ()):
-        planned = chunkwise(recurrence, structure, gpu)
-        if isinstance(planned, SchedulePlan):
-            return planned
-        reason = planned
+        try:
+            return chunkwise(recurrence, structure, gpu)
+        except NoFastFormError as error:
+            reason = error
     return _in_stages(recurrence, structure, gpu, reason)
 
 

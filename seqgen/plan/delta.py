@@ -16,7 +16,7 @@ from seqgen.plan.delta_norms import take_norms
 from seqgen.plan.knobs import KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
-from seqgen.plan.linear_roles import NoFastFormError, find_roles
+from seqgen.plan.linear_roles import find_roles
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 
@@ -42,19 +42,15 @@ HELPERS = (
 )
 
 
-def plan_delta(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | NoFastFormError:
+def plan_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The chunkwise schedule, for the calls that fit it.
 
-    Returns the reason where the schedule does not cover the operator.
+    Raises:
+        NoFastFormError: the schedule does not cover the operator.
     """
-    try:
-        roles, norms = take_norms(find_roles(recurrence, structure))
-        rows = plan_rows(roles)
-        epilogue = plan_epilogue(roles)
-    except NoFastFormError as error:
-        return error
+    roles, norms = take_norms(find_roles(recurrence, structure))
+    rows = plan_rows(roles)
+    epilogue = plan_epilogue(roles)
     calls = DeltaCalls(roles, rows, epilogue, norms)
     plan = plan_delta_kernels(roles, rows, epilogue, norms)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]

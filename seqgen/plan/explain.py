@@ -170,13 +170,8 @@ def _schedule(structure: Structure, schedule: SchedulePlan) -> list[str]:
         [name, ", ".join(f"{k}={v}" for k, v in default.items() if v) or "nothing to configure"]
         for name, default in _kernels(schedule).items()
     ]
-    table = _table(
-        [
-            ["kernel", "default configuration (blocks end where an axis does)"],
-            *rows,
-        ]
-    )
-    return [*show_schedule(structure, schedule), *table]
+    head = ["kernel", "default configuration (blocks end where an axis does)"]
+    return [*show_schedule(structure, schedule), *_table([head, *rows])]
 
 
 def _kernels(schedule: SchedulePlan) -> dict[str, Config]:

@@ -20,7 +20,7 @@ from seqgen.plan.gates import gate_notes
 from seqgen.plan.key_value_calls import KeyValueCalls
 from seqgen.plan.linear import TILES, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
-from seqgen.plan.linear_roles import NoFastFormError, Role, Roles
+from seqgen.plan.linear_roles import Role, Roles
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.transposed import DECAYS, OUTPUT, decays_space, output_spaces
@@ -34,19 +34,15 @@ ONE_SIDED = ("vector_output", "vector_values")
 READ = ("transposed_output", "kernels/key_value_read.py.jinja")
 
 
-def plan_key_value(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | NoFastFormError:
+def plan_key_value(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The chunkwise schedule, for the calls that fit it.
 
-    Returns the reason where the schedule does not cover the operator.
+    Raises:
+        NoFastFormError: the schedule does not cover the operator.
     """
-    try:
-        roles = _scaled_output(find_channel_roles(recurrence, structure))
-        rows = plan_rows(roles)
-        epilogue = plan_epilogue(roles)
-    except NoFastFormError as error:
-        return error
+    roles = _scaled_output(find_channel_roles(recurrence, structure))
+    rows = plan_rows(roles)
+    epilogue = plan_epilogue(roles)
     query, key, value, *gates = roles.tiles
     read = replace(roles, tiles=(_decayed(query), key, value, *gates))
     plan = plan_transposed_kernels(read, rows, epilogue, None, value, gates[1])

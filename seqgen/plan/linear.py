@@ -16,7 +16,7 @@ from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear_calls import Calls
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_kernels import plan_kernels
-from seqgen.plan.linear_roles import NoFastFormError, find_roles
+from seqgen.plan.linear_roles import find_roles
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.linear_tiles import TilesPlan
 from seqgen.plan.schedule import KernelPart, SchedulePlan
@@ -54,19 +54,15 @@ CDNA: dict[str, Config] = {
 }
 
 
-def plan_linear(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | NoFastFormError:
+def plan_linear(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The chunkwise schedule, for the calls that fit it.
 
-    Returns the reason where the schedule does not cover the operator.
+    Raises:
+        NoFastFormError: the schedule does not cover the operator.
     """
-    try:
-        roles = find_roles(recurrence, structure)
-        rows = plan_rows(roles)
-        epilogue = plan_epilogue(roles)
-    except NoFastFormError as error:
-        return error
+    roles = find_roles(recurrence, structure)
+    rows = plan_rows(roles)
+    epilogue = plan_epilogue(roles)
     calls = Calls(roles, rows, epilogue)
     plan = plan_kernels(roles, rows, epilogue)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]

@@ -17,7 +17,6 @@ from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
 from seqgen.plan.linear_kernels import operand
-from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.transposed_calls import TransposedCalls
@@ -36,19 +35,15 @@ OUTPUT = (
 )
 
 
-def plan_transposed(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | NoFastFormError:
+def plan_transposed(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The chunkwise schedule, for the calls that fit it.
 
-    Returns the reason where the schedule does not cover the operator.
+    Raises:
+        NoFastFormError: the schedule does not cover the operator.
     """
-    try:
-        roles = find_channel_roles(recurrence, structure)
-        rows = plan_rows(roles)
-        epilogue = plan_epilogue(roles)
-    except NoFastFormError as error:
-        return error
+    roles = find_channel_roles(recurrence, structure)
+    rows = plan_rows(roles)
+    epilogue = plan_epilogue(roles)
     _, key, value, gate = roles.tiles
     exchanged = transposed(roles, (value, key, gate))
     plan = plan_transposed_kernels(roles, rows, epilogue, operand(key), value, gate)

@@ -16,7 +16,6 @@ from seqgen.passes.structure import Structure
 from seqgen.plan.gates import gate_notes
 from seqgen.plan.linear import TILES, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
-from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.transposed import OUTPUT, READ, output_spaces
@@ -30,19 +29,15 @@ from seqgen.plan.vector_delta_roles import find_read_erase_roles
 ADDED = "[B, T, H, K], what is added with a token's key"
 
 
-def plan_transposed_delta(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | NoFastFormError:
+def plan_transposed_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The chunkwise schedule, for the calls that fit it.
 
-    Returns the reason where the schedule does not cover the operator.
+    Raises:
+        NoFastFormError: the schedule does not cover the operator.
     """
-    try:
-        roles = find_read_erase_roles(recurrence, structure)
-        rows = plan_rows(roles)
-        epilogue = plan_epilogue(roles)
-    except NoFastFormError as error:
-        return error
+    roles = find_read_erase_roles(recurrence, structure)
+    rows = plan_rows(roles)
+    epilogue = plan_epilogue(roles)
     (component,) = structure.components
     _, put, _, gate, *_ = roles.tiles
     exchanged = transposed(roles, roles.tiles[1:])

@@ -18,7 +18,6 @@ from seqgen.plan.gates import gate_notes
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
-from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.vector_calls import VectorCalls
@@ -43,19 +42,15 @@ LARGE = (
 HELPERS = ("keep", "linear", "linear_host", "vector", "vector_middle", "vector_walk")
 
 
-def plan_vector(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | NoFastFormError:
+def plan_vector(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The chunkwise schedule, for the calls that fit it.
 
-    Returns the reason where the schedule does not cover the operator.
+    Raises:
+        NoFastFormError: the schedule does not cover the operator.
     """
-    try:
-        roles = find_channel_roles(recurrence, structure)
-        rows = plan_rows(roles)
-        epilogue = plan_epilogue(roles)
-    except NoFastFormError as error:
-        return error
+    roles = find_channel_roles(recurrence, structure)
+    rows = plan_rows(roles)
+    epilogue = plan_epilogue(roles)
     plan = plan_vector_kernels(roles, rows, epilogue)
     calls = VectorCalls(roles, rows, epilogue, plan.signed)
     parts = [KernelPart(name, template, plan) for name, template in LARGE]

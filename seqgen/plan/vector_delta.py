@@ -15,7 +15,6 @@ from seqgen.plan.gates import gate_notes
 from seqgen.plan.knobs import Config, KernelSpace, Knob
 from seqgen.plan.linear import BLOCKS, TILES, has_async_products, row_spaces
 from seqgen.plan.linear_epilogue import plan_epilogue
-from seqgen.plan.linear_roles import NoFastFormError
 from seqgen.plan.linear_rows import plan_rows
 from seqgen.plan.schedule import KernelPart, SchedulePlan
 from seqgen.plan.vector import strong_space
@@ -54,19 +53,15 @@ HELPERS = (
 )
 
 
-def plan_vector_delta(
-    recurrence: Recurrence, structure: Structure, gpu: Gpu
-) -> SchedulePlan | NoFastFormError:
+def plan_vector_delta(recurrence: Recurrence, structure: Structure, gpu: Gpu) -> SchedulePlan:
     """The chunkwise schedule, for the calls that fit it.
 
-    Returns the reason where the schedule does not cover the operator.
+    Raises:
+        NoFastFormError: the schedule does not cover the operator.
     """
-    try:
-        roles = find_erase_roles(recurrence, structure)
-        rows = plan_rows(roles)
-        epilogue = plan_epilogue(roles)
-    except NoFastFormError as error:
-        return error
+    roles = find_erase_roles(recurrence, structure)
+    rows = plan_rows(roles)
+    epilogue = plan_epilogue(roles)
     (component,) = structure.components
     plan = plan_vector_delta_kernels(roles, rows, epilogue, component.step.inner != "D", gpu)
     calls = VectorDeltaCalls(roles, rows, epilogue, plan)
